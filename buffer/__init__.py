@@ -1,0 +1,1 @@
+"""The contract between the services: everything they share passes through the replay buffer."""

@@ -1,0 +1,318 @@
+"""The shared configuration tables, and how a file becomes tables.
+
+One YAML file serves every service. The tables ``run teacher student evaluation buffer`` are shared
+and defined here; ``synthesizer distiller controller`` belong to their services, which define them
+and extend :class:`SharedTables`. A service validates the shared tables and its own, and only knows
+the names of the others; the pipeline validates everything.
+
+Two stages: *parse* (this module; strings and numbers only, no torch, instant) and *validate*
+(resolves factories, opens weights, checks shapes), both before any cluster resource is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from buffer.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+SERVICE_TABLES = ("synthesizer", "distiller", "controller")
+
+
+class Table(BaseModel):
+    """Base of every configuration table: frozen, no unknown keys, documented fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunTable(Table):
+    """The run as a whole."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "run"
+    """Names keys in Redis and actors in Ray: two runs of one name share a buffer."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds every random generator; runs are still not bit-identical, their services race."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Budget of wall time, evaluation excluded. Exactly one of ``seconds`` and ``steps`` is set."""
+    steps: Positive | None = None
+    """Budget of student steps."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast of networks; ``auto`` takes bfloat16 where the hardware computes in it."""
+    out: str = "runs/{name}"
+    """Folder of the outputs; ``{name}`` is the run's name."""
+    ray_address: str | None = None
+    """An existing Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine."""
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """Level of the services' logs."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.seconds is None) == (self.steps is None):
+            raise ValueError(
+                f"run.seconds ({self.seconds}) and run.steps ({self.steps}): set exactly one, "
+                "schedules follow the elapsed share of it"
+            )
+        return self
+
+
+class ModelSpec(Table):
+    """Which network, with which weights, and how its inputs are normalised.
+
+    ``buffer.models`` builds it. Inputs of a built model are images in [0, 1]; it normalises them
+    as ``(x - mean) / std`` itself.
+    """
+
+    factory: ImportString
+    """``package.module:callable`` that returns the network, e.g. ``distiller.networks:resnet20``."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
+    weights: str | None = None
+    """A state dict (``.safetensors``, or ``.pt`` read with ``weights_only=True``), or an import
+    string of a function that makes one (see ``deploy.digits``). ``None``: random initialisation."""
+    task: Literal["classification"] = "classification"
+    """What the outputs mean."""
+    classes: Annotated[int, Field(ge=2)]
+    """K: number of classes."""
+    image_shape: tuple[Positive, Positive, Positive]
+    """C, H, W."""
+    mean: tuple[float, ...]
+    """Per-channel mean of the input normalisation, one value per channel."""
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    """Per-channel standard deviation of the input normalisation, one value per channel."""
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> Self:
+        for field in ("mean", "std"):
+            values = getattr(self, field)
+            if len(values) != self.image_shape[0]:
+                raise ValueError(
+                    f"{field} ({list(values)}) has {len(values)} values for "
+                    f"{self.image_shape[0]} channels: inputs could not be normalised"
+                )
+        return self
+
+
+class EvaluationTable(Table):
+    """Real test data: measured and reported, never used for any decision."""
+
+    data: str | None = None
+    """An ``.npz`` with ``images`` (uint8 ``[N, H, W]`` or ``[N, H, W, C]``) and ``labels``, or an
+    import string of a function that returns both. ``None``: nothing real is ever looked at."""
+    every_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Evaluate after every such share of the budget; the end is always evaluated."""
+    batch_size: Positive = 500
+    """Images per forward pass."""
+
+
+class BufferTable(Table):
+    """The prioritised replay buffer."""
+
+    url: str | None = None
+    """Redis URL (``redis://``, ``rediss://`` or ``unix://``). ``None``: a private server is
+    started on this machine and ends with the run."""
+    capacity: Annotated[int, Field(ge=2, le=2**24)] = 5000
+    """Training samples held; the paper uses a tenth of the original training set."""
+    probe_capacity: Annotated[int, Field(ge=0, le=2**20)] = 256
+    """Samples held apart to measure the student on; 0 switches the probe set off."""
+    probe_share: Share = 0.02
+    """Share of new samples that become probes."""
+    min_size_to_sample: Positive | None = None
+    """Samples needed before the first draw; default: the whole capacity."""
+    selector: Literal["prioritized", "uniform"] = "prioritized"
+    """How samples are drawn; ``uniform`` ignores priorities."""
+    priority_exponent: Annotated[float, Field(ge=0, le=2)] = 0.6
+    """alpha: start value of the sampling parameter."""
+    importance_exponent: Share = 0.4
+    """beta: start value of the sampling parameter."""
+    uniform_share: Share = 0.0
+    """Start value of the sampling parameter."""
+    label_balance: Share = 0.0
+    """Start value of the sampling parameter."""
+    age_discount: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Start value of the sampling parameter."""
+    samples_per_insert: Annotated[float, Field(gt=0)] | None = None
+    """Draws allowed per inserted sample; start value. ``None``: no limit in either direction."""
+    error_buffer: Annotated[float, Field(gt=0)] | None = None
+    """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
+    of the larger side."""
+    lease_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """A synthesizer's permit to insert lapses after this long."""
+
+    @property
+    def minimum(self) -> int:
+        """Samples needed before the first draw."""
+        return self.capacity if self.min_size_to_sample is None else self.min_size_to_sample
+
+    @model_validator(mode="after")
+    def _can_ever_sample(self) -> Self:
+        if self.minimum > self.capacity:
+            raise ValueError(
+                f"min_size_to_sample ({self.minimum}) exceeds capacity ({self.capacity}): "
+                "sampling would block forever"
+            )
+        product = self.priority_exponent * self.importance_exponent
+        if product >= 1.0:
+            raise ValueError(
+                f"priority_exponent * importance_exponent ({product:g}) is not below 1: "
+                "the priorities w * KL would oscillate instead of settling"
+            )
+        if self.probe_capacity > 0 and self.probe_share == 1.0:
+            raise ValueError(
+                "probe_share (1.0) makes every sample a probe: none would be left to train on"
+            )
+        return self
+
+
+class SharedTables(Table):
+    """The tables every service reads."""
+
+    run: RunTable
+    teacher: ModelSpec
+    student: ModelSpec
+    evaluation: EvaluationTable = EvaluationTable()
+    buffer: BufferTable = BufferTable()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _student_sees_what_the_teacher_sees(cls, tables: Any) -> Any:
+        """The student's task, classes, shape and normalisation default to the teacher's."""
+        if not isinstance(tables, Mapping):
+            return tables
+        teacher, student = tables.get("teacher"), tables.get("student")
+        if isinstance(teacher, Mapping) and isinstance(student, Mapping):
+            inherited = ("task", "classes", "image_shape", "mean", "std")
+            defaults = {key: teacher[key] for key in inherited if key in teacher}
+            return {**tables, "student": {**defaults, **student}}
+        return tables
+
+    @model_validator(mode="after")
+    def _student_fits_teacher(self) -> Self:
+        for field, consequence in (
+            ("task", "the student would learn another task"),
+            ("classes", "their outputs could not be compared"),
+            ("image_shape", "one image could not be shown to both"),
+        ):
+            ours, theirs = getattr(self.student, field), getattr(self.teacher, field)
+            if ours != theirs:
+                raise ValueError(
+                    f"student.{field} ({ours}) differs from teacher.{field} ({theirs}): "
+                    f"{consequence}"
+                )
+        if self.teacher.weights is None:
+            raise ValueError(
+                "teacher.weights (None): an untrained teacher has nothing to teach; "
+                "give a state dict or an import string of a function that makes one"
+            )
+        return self
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping of tables.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not YAML or not a mapping of known tables.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config file ({path}): {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file ({path}) is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config file ({path}) holds {type(raw).__name__}, not tables")
+    return raw
+
+
+def override(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Applies ``table.key=value`` assignments; values are read as YAML.
+
+    Raises:
+        ConfigError: an assignment has no ``=`` or walks through something that is not a table.
+    """
+    result: dict[str, Any] = _copy_tables(raw)
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not separator or not all(keys):
+            raise ConfigError(f"override ({assignment}): expected table.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override ({assignment}): the value is not YAML: {error}") from error
+        table = result
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"override ({assignment}): {key} is a value, not a table")
+        table[keys[-1]] = value
+    return result
+
+
+Tables = TypeVar("Tables", bound=SharedTables)
+
+
+def parse(model: type[Tables], raw: Mapping[str, Any]) -> Tables:
+    """Validates the tables that ``model`` knows, leaving the other services' tables alone.
+
+    Raises:
+        ConfigError: one line per impossible field, with its value and the consequence.
+    """
+    foreign = [name for name in SERVICE_TABLES if name not in model.model_fields]
+    known = {name: table for name, table in raw.items() if name not in foreign}
+    try:
+        return model.model_validate(known)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """One line per problem: dotted field, offending value, what is wrong."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        shown = problem["input"]
+        if isinstance(shown, Mapping | BaseModel):
+            lines.append(f"{where}: {message}" if where else message)
+        else:
+            lines.append(f"{where} ({shown!r}): {message}")
+    return "\n".join(lines)
+
+
+def redis_url(table: BufferTable) -> str | None:
+    """The URL to use: ``SSDKD_REDIS_URL`` in the environment wins, so that secrets stay there."""
+    return os.environ.get("SSDKD_REDIS_URL") or table.url
+
+
+def _copy_tables(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy_tables(item) for key, item in value.items()}
+    return value
+
+
+__all__ = [
+    "SERVICE_TABLES",
+    "BufferTable",
+    "EvaluationTable",
+    "ImportString",
+    "ModelSpec",
+    "Positive",
+    "RunTable",
+    "Share",
+    "SharedTables",
+    "Table",
+    "explain",
+    "override",
+    "parse",
+    "read_raw",
+    "redis_url",
+]

@@ -1,0 +1,3 @@
+"""The composition root: puts the services together, ships them and watches them."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,59 @@
+"""The distiller's configuration table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from buffer.config import Positive, SharedTables, Table
+
+
+class DistillerTable(Table):
+    """How the student is trained."""
+
+    batch_size: Positive = 256
+    """Samples per step and worker; at most 4096."""
+    temperature: Annotated[float, Field(gt=0)] = 20.0
+    """T of the soft-target loss; priorities use T = 1 whatever it is."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.2
+    """Peak learning rate of SGD."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Nesterov is off, as in the field's recipes."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2 penalty on all parameters."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the budget over which the learning rate rises linearly, from the first step on."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over the elapsed share of the budget."""
+    crop_padding: Annotated[int, Field(ge=0)] = 4
+    """Augmentation: pad and crop at random by up to so many pixels."""
+    flip: bool = True
+    """Augmentation: flip at random."""
+    teacher_logits: Literal["recompute", "cached"] = "recompute"
+    """``recompute``: the teacher sees the augmented batch; ``cached``: the logits stored with each
+    sample, valid only without augmentation."""
+    prefetch: Annotated[int, Field(ge=1, le=16)] = 2
+    """Batches drawn ahead of the step in hand."""
+    snapshot_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """How often the student's weights and progress are published."""
+    probe_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How often the student is measured on the probe set."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often a checkpoint is written; a crash loses at most about this much."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker crashes survived by resuming from the newest checkpoint."""
+    workers: Positive = 1
+    """Data-parallel workers."""
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """CPUs of one worker; default: an even share of the machine among actors and workers."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of one worker."""
+    max_waiting_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Give up with a clear error when no batch could be drawn for so long."""
+
+
+class DistillerFile(SharedTables):
+    """A configuration file as the distiller reads it."""
+
+    distiller: DistillerTable = DistillerTable()

@@ -1,0 +1,1 @@
+"""Inverts a teacher into images and inserts them into the replay buffer."""

@@ -1,0 +1,54 @@
+"""The synthesizer's configuration table."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from buffer.config import Positive, SharedTables, Table
+
+
+class SynthesizerTable(Table):
+    """How synthetic images are made."""
+
+    method: str = "fast_meta"
+    """An inversion method of ``synthesizer.methods``, or an import string of one from outside."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the method; see its class."""
+    batch_size: Positive = 256
+    """Images per round."""
+    label_mode: Literal["target", "argmax"] = "target"
+    """``target``: cross-entropy against uniformly drawn labels; ``argmax``: the teacher's own."""
+    bn_weight: Annotated[float, Field(ge=0)] = 10.0
+    """w_bn: weight of the BatchNorm moment term."""
+    task_weight: Annotated[float, Field(ge=0)] = 0.5
+    """w_task: weight of the modulated cross-entropy."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 1.0
+    """w_adv: start value of the sampling parameter; 0 until the buffer has filled once."""
+    adversarial_agreement_only: bool = True
+    """Count the adversarial term only where teacher and student agree (Fast-DFKD's mask)."""
+    difficulty_exponent: Annotated[float, Field(ge=0, le=5)] = 1.0
+    """gamma of the modulating function: start value of the sampling parameter."""
+    diversity: Literal["share", "stretched", "off"] = "share"
+    """First factor of phi: ``1 - count/|R|``, ``1 - count/max count``, or 1."""
+    difficulty: bool = True
+    """Second factor of phi: ``(1 - confidence)^gamma``, or 1."""
+    normalize_modulation: bool = True
+    """Divide phi by its batch mean, so that it balances the batch without weakening the term."""
+    crop_padding: Annotated[int, Field(ge=0)] = 4
+    """Generated images are padded and cropped at random by up to so many pixels while inverted."""
+    flip: bool = True
+    """Flip generated images at random while inverted."""
+    actors: Positive = 1
+    """Synthesizer actors."""
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """CPUs of one actor; default: an even share of the machine among actors and workers."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of one actor; fractions let services share one."""
+
+
+class SynthesizerFile(SharedTables):
+    """A configuration file as the synthesizer reads it."""
+
+    synthesizer: SynthesizerTable = SynthesizerTable()
