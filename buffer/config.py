@@ -12,6 +12,7 @@ Two stages: *parse* (this module; strings and numbers only, no torch, instant) a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -23,7 +24,9 @@ from buffer.errors import ConfigError
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-ImportString = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""``package.module:attribute``; used with ``fullmatch``."""
+ImportString = Annotated[str, Field(pattern=f"^{IMPORT_STRING.pattern}$")]
 
 SERVICE_TABLES = ("synthesizer", "distiller", "controller")
 
@@ -72,7 +75,7 @@ class ModelSpec(Table):
     """
 
     factory: ImportString
-    """``package.module:callable`` that returns the network, e.g. ``distiller.networks:resnet20``."""
+    """``package.module:callable`` that returns the network: ``distiller.networks:resnet20``."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
     weights: str | None = None
@@ -300,6 +303,7 @@ def _copy_tables(value: Any) -> Any:
 
 
 __all__ = [
+    "IMPORT_STRING",
     "SERVICE_TABLES",
     "BufferTable",
     "EvaluationTable",

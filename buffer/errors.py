@@ -8,7 +8,9 @@
     ├── SchemaError              bytes in the buffer are not what the schema says
     ├── BufferUnavailable        the Redis server cannot be reached, or refuses us
     ├── ProtocolMismatch         the server holds data of another protocol or another shape
-    └── RateLimited              the samples-per-insert limiter says: not now
+    ├── RateLimited              the samples-per-insert limiter says: not now
+    ├── Starved                  no batch could be drawn for too long
+    └── Diverged                 the training left the finite numbers
 """
 
 from __future__ import annotations
@@ -48,3 +50,11 @@ class RateLimited(SsdkdError):
     def __init__(self, reason: str, retry_after_seconds: float) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class Starved(SsdkdError):
+    """No batch could be drawn for so long that waiting on makes no sense."""
+
+
+class Diverged(SsdkdError, ArithmeticError):
+    """A loss is not finite: the training cannot recover from it."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from buffer.config import BufferTable
 from buffer.version import NEVER, Version
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -56,3 +57,15 @@ class SamplingParams(BaseModel):
                 "the priorities w * KL would oscillate instead of settling"
             )
         return self
+
+
+def start_params(table: BufferTable) -> SamplingParams:
+    """The sampling parameters a configuration begins with; ``uniform`` is a share of 1."""
+    return SamplingParams(
+        priority_exponent=table.priority_exponent,
+        importance_exponent=table.importance_exponent,
+        uniform_share=1.0 if table.selector == "uniform" else table.uniform_share,
+        label_balance=table.label_balance,
+        age_discount=table.age_discount,
+        samples_per_insert=table.samples_per_insert,
+    )

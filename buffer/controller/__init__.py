@@ -1,0 +1,1 @@
+"""The RL controller: adjusts the sampling while the run goes on."""

@@ -1,0 +1,187 @@
+"""What both replay buffers do alike: check what comes in, and put batches together.
+
+Letters in shapes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from buffer.priorities import level_of
+from buffer.sample import IDENTITY_DTYPE, Batch, Sample
+from buffer.version import Version
+
+MOST_DRAWS = 4096
+"""Draws in one call: bounds how long a call keeps the server busy."""
+DEFAULT_ERROR_BUFFER = 10.0 * MOST_DRAWS
+"""What an ``error_buffer`` of ``None`` means for a new buffer: ten of the largest batches."""
+LARGEST_UINT32 = 2**32 - 1
+LARGEST_LABEL = 2**16 - 1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """B draws, before their samples are known. Fields as in :class:`~buffer.sample.Batch`."""
+
+    identities: NDArray[np.void]
+    probabilities: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    weight_bound: float
+    params_version: Version
+    population: int
+
+
+def check_samples(samples: Sequence[Sample], capacity: int, probe_capacity: int) -> None:
+    """Whether samples can be inserted together.
+
+    Raises:
+        ValueError: there are none or too many, or one has an impossible class or priority.
+    """
+    if not samples:
+        raise ValueError("samples ([]) is empty: nothing to insert")
+    for split, most, limit in (
+        ("train", capacity, "capacity"),
+        ("probe", probe_capacity, "probe_capacity"),
+    ):
+        count = sum(sample.split == split for sample in samples)
+        if count > most:
+            raise ValueError(
+                f"samples ({count} of split {split}) exceed {limit} ({most}): "
+                "they would evict each other"
+            )
+    for sample in samples:
+        if not 0 <= sample.predicted_class <= LARGEST_LABEL:
+            raise ValueError(
+                f"predicted_class ({sample.predicted_class}) is not in [0, {LARGEST_LABEL}]: "
+                "the sample has no cell"
+            )
+    priority_levels([sample.disagreement for sample in samples], len(samples), "disagreement")
+
+
+def schema_of(samples: Sequence[Sample]) -> dict[str, str]:
+    """Dtype and shape of the image and of each named target.
+
+    Raises:
+        ValueError: two samples differ: they could not be drawn into one batch.
+    """
+    schema: dict[str, str] = {}
+    for sample in samples:
+        for name, values in {"image": sample.image, **sample.targets}.items():
+            found = f"{values.dtype} {list(values.shape)}"
+            check_schema(name, found, schema.setdefault(name, found))
+    return schema
+
+
+def check_schema(name: str, found: str, expected: str) -> None:
+    """Whether an array fits the others of its name.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if found != expected:
+        raise ValueError(
+            f"{name} ({found}) differs from the others' {expected}: "
+            "they could not be drawn into one batch"
+        )
+
+
+def check_count(n: int) -> None:
+    """Whether ``n`` samples can be drawn at once.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not 1 <= n <= MOST_DRAWS:
+        raise ValueError(f"n ({n}) is not in [1, {MOST_DRAWS}]: the server would be kept too long")
+
+
+def check_version(version: Version) -> None:
+    """Whether a version can be stored.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not all(0 <= part <= LARGEST_UINT32 for part in version):
+        raise ValueError(
+            f"version {tuple(version)} is not made of two numbers in [0, {LARGEST_UINT32}]: "
+            "it cannot be ordered"
+        )
+
+
+def priority_levels(
+    priorities: ArrayLike, length: int, field: str = "priorities"
+) -> NDArray[np.uint8]:
+    """The levels of ``length`` priorities.
+
+    Raises:
+        ValueError: there are more or fewer, or one is negative or not finite.
+    """
+    array = np.asarray(priorities, dtype=np.float64)
+    if array.shape != (length,):
+        raise ValueError(
+            f"{field} (shape {list(array.shape)}) does not fit {length} identities: "
+            "each needs exactly one"
+        )
+    wrong = array[~(np.isfinite(array) & (array >= 0.0))]
+    if wrong.size:
+        raise ValueError(
+            f"{field} ({wrong[0]:g}) is not a finite number >= 0: its sample could not be drawn"
+        )
+    return level_of(array)
+
+
+def identity_array(
+    shard: int, incarnation: int, slots: ArrayLike, generations: ArrayLike
+) -> NDArray[np.void]:
+    """``[B]`` of :data:`~buffer.sample.IDENTITY_DTYPE`."""
+    slot_array = np.asarray(slots)
+    identities = np.empty(slot_array.shape, dtype=IDENTITY_DTYPE)
+    identities["shard"], identities["incarnation"] = shard, incarnation
+    identities["slot"], identities["generation"] = slot_array, generations
+    return identities
+
+
+def assemble(samples: Sequence[Sample], draws: Draws, *, student_step: int) -> Batch:
+    """The batch of ``samples``, one for each draw."""
+    born = np.array([sample.born.step for sample in samples], dtype=np.int64)
+    return Batch(
+        images=_images(samples),
+        targets=_targets(samples),
+        target_labels=np.array([sample.target_label for sample in samples], dtype=np.int64),
+        predicted_classes=np.array([sample.predicted_class for sample in samples], dtype=np.int64),
+        confidences=np.array([sample.confidence for sample in samples], dtype=np.float32),
+        identities=draws.identities,
+        probabilities=draws.probabilities,
+        weights=draws.weights,
+        weight_bound=draws.weight_bound,
+        ages=np.maximum(0, student_step - born),
+        params_version=draws.params_version,
+        population=draws.population,
+    )
+
+
+def unweighted(identities: NDArray[np.void], params_version: Version) -> Draws:
+    """Members taken for certain: probabilities and weights 1."""
+    ones = np.ones(len(identities))
+    return Draws(identities, ones, ones.copy(), 1.0, params_version, len(identities))
+
+
+def _images(samples: Sequence[Sample]) -> NDArray[np.uint8]:
+    if not samples:
+        return np.zeros((0, 0, 0, 0), dtype=np.uint8)
+    return np.stack([sample.image for sample in samples])
+
+
+def _targets(samples: Sequence[Sample]) -> dict[str, NDArray[np.generic]]:
+    if not samples:
+        return {}
+    shared = set.intersection(*(set(sample.targets) for sample in samples))
+    return {
+        name: np.stack([sample.targets[name] for sample in samples])
+        for name in samples[0].targets
+        if name in shared
+    }

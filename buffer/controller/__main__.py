@@ -1,0 +1,120 @@
+"""Runs the controller against a running Redis: ``python -m buffer.controller``.
+
+In the Ray cluster of ``run.ray_address`` or ``RAY_ADDRESS``; without either in this process, since
+a loop that mostly sleeps needs no cluster of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from buffer.config import override, parse, read_raw, redis_url
+from buffer.controller.config import ControllerFile
+from buffer.errors import ConfigError, SsdkdError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs until Ctrl-C or the end of the training; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = parse(ControllerFile, override(read_raw(options.config), options.set))
+        url = required_url(config)
+        logging.basicConfig(level=config.run.log_level.upper())
+        _run(config, url)
+    except SsdkdError as error:
+        print(f"controller: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def required_url(config: ControllerFile) -> str:
+    """The URL of the running Redis.
+
+    Raises:
+        ConfigError: none is configured, or there is nothing to run.
+    """
+    if config.controller.policy == "off":
+        raise ConfigError("controller.policy (off): there is nothing to run")
+    url = redis_url(config.buffer)
+    if url is None:
+        raise ConfigError(
+            "buffer.url (None): a controller on its own needs a running Redis; set it or "
+            "SSDKD_REDIS_URL, or use `ssdkd run`, which starts one"
+        )
+    return url
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m buffer.controller", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override a setting"
+    )
+    return parser
+
+
+def _run(config: ControllerFile, url: str) -> None:
+    # Imported late: --help and configuration errors need neither ray nor redis.
+    from buffer.controller.service import validate
+
+    validate(config)
+    journal = Path(config.run.out.format(name=config.run.name)).resolve() / "controller.jsonl"
+    address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _run_here(config, url, journal)
+    else:
+        _run_in_cluster(config, url, journal, address)
+
+
+def _run_here(config: ControllerFile, url: str, journal: Path) -> None:
+    from buffer.controller.actor import Controller
+    from buffer.replay import ReplayBuffer
+
+    replay = ReplayBuffer(config.buffer, url=url, run=config.run.name)
+    try:
+        controller = Controller(config, replay, journal=journal)
+        _on_signal(controller.stop)
+        controller.run()
+    finally:
+        replay.close()
+
+
+def _run_in_cluster(config: ControllerFile, url: str, journal: Path, address: str) -> None:
+    import ray
+
+    from buffer.controller.service import create
+
+    ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
+    try:
+        actor = create(config, url=url, log=journal)
+        ended = actor.run.remote()
+        _on_signal(lambda: actor.stop.remote())
+        ray.get(ended)
+    except ray.exceptions.RayError as error:
+        raise SsdkdError(f"the controller failed: {error}") from error
+    finally:
+        ray.shutdown()
+
+
+def _on_signal(stop: Callable[[], object]) -> None:
+    """Calls ``stop`` on Ctrl-C and SIGTERM."""
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""The Ray edge: the controller as an actor that is made from plain data."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+from prometheus_client import CollectorRegistry, generate_latest
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from buffer.config import parse
+from buffer.controller.actor import Controller
+from buffer.controller.arms import choose, configured
+from buffer.controller.config import ControllerFile, settings
+from buffer.controller.metrics import ControllerMetrics
+from buffer.errors import ConfigError
+from buffer.params import SamplingParams
+from buffer.replay import ReplayBuffer
+
+
+class ControllerService:
+    """The controller behind Ray. Constructed from plain data only.
+
+    ``run`` occupies the actor's main thread; the other methods answer meanwhile from the
+    concurrency group ``control``.
+
+    Args:
+        config: the tables of :class:`~buffer.controller.config.ControllerFile` as JSON.
+        url: of the Redis server.
+        journal: file of decisions and rewards, on the actor's node.
+    """
+
+    def __init__(self, config: str, *, url: str, journal: str) -> None:
+        tables = parse(ControllerFile, json.loads(config))
+        logging.basicConfig(level=tables.run.log_level.upper())
+        self._registry = CollectorRegistry()
+        self._controller = Controller(
+            tables,
+            ReplayBuffer(tables.buffer, url=url, run=tables.run.name),
+            journal=Path(journal),
+            metrics=ControllerMetrics(self._registry),
+        )
+
+    def run(self) -> None:
+        """Decides until :meth:`stop`; see :meth:`~buffer.controller.actor.Controller.run`."""
+        self._controller.run()
+
+    @ray.method(concurrency_group="control")
+    def status(self) -> dict[str, Any]:
+        """See :meth:`~buffer.controller.actor.Controller.status`."""
+        return self._controller.status()
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        """Lets :meth:`run` end."""
+        self._controller.stop()
+
+    @ray.method(concurrency_group="control")
+    def metrics(self) -> bytes:
+        """The actor's metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+# A dictionary, because Ray's type hints do not know concurrency groups.
+OPTIONS: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {"control": 2}}
+
+ControllerActor = ray.remote(**OPTIONS)(ControllerService)
+
+
+def create(config: ControllerFile, *, url: str, log: Path) -> Any:
+    """Creates the actor ``controller`` in the namespace of the driver.
+
+    It does nothing until its ``run`` is called. Ray restarts it whenever its process dies, ``run``
+    included, and it goes on from the journal.
+
+    Args:
+        config: validated; tables of other services are left out of what the actor gets.
+        url: of the Redis server, reachable from every node.
+        log: the journal; the actor prefers this node, where that file is.
+
+    Returns:
+        The handle of a :data:`ControllerActor`.
+    """
+    known = config.model_dump_json(include=set(ControllerFile.model_fields))
+    here = ray.get_runtime_context().get_node_id()
+    return ControllerActor.options(
+        name="controller",
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+    ).remote(known, url=url, journal=str(log))
+
+
+def start(config: ControllerFile, *, url: str, log: Path) -> Any:
+    """The actor of :func:`create`, running."""
+    actor = create(config, url=url, log=log)
+    actor.run.remote()
+    return actor
+
+
+def validate(config: ControllerFile) -> None:
+    """Checks the controller's table against the buffer's.
+
+    Raises:
+        ConfigError: naming field, value and consequence.
+    """
+    table, store = config.controller, config.buffer
+    if table.policy == "off":
+        return
+    chosen = settings(table)
+    if table.policy == "fixed":
+        return
+    for field in ("probe_capacity", "probe_share"):
+        if getattr(store, field) == 0:
+            raise ConfigError(
+                f"buffer.{field} (0): without probe samples there is no reward, and the policy "
+                f"{table.policy} would never decide; set controller.policy to fixed or off"
+            )
+    start = configured(store, SamplingParams())
+    if len(choose(chosen, start, uniform=store.selector == "uniform")) < 2:
+        raise ConfigError(
+            f"controller.kwargs.arms ({{}}): the policy {table.policy} has nothing to choose from"
+        )

@@ -1,0 +1,91 @@
+-- Reserves slots for one insert, evicting what is in them. Without a permit the limiter decides;
+-- from here to the commit the insert counts as permitted.
+--
+-- KEYS     as in prelude.lua
+-- ARGV[1]  producer
+-- ARGV[2]  epoch
+-- ARGV[3]  sequence; a repeated reservation gets the same answer
+-- ARGV[4]  training samples
+-- ARGV[5]  probe samples
+-- ARGV[6]  JSON object of strings: dtype and shape of `image` and of each target
+-- Returns  {'reserved', incarnation, packed pairs slot, generation: training samples first},
+--          {'duplicate'}, {'wait', seconds} or {'schema', name, what is stored}
+-- Time     O(n + p) for n samples and p producers
+if not is_initialised() then
+  return LOST
+end
+local producer, epoch, sequence = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local samples, probes, time = tonumber(ARGV[4]), tonumber(ARGV[5]), now()
+
+local seen = redis.call('HGET', SEEN, producer)
+if seen then
+  local last_epoch, last_sequence, committed = struct.unpack(SEEN_HEAD, seen)
+  if epoch == last_epoch and sequence == last_sequence and committed == 0 then
+    return {'reserved', redis.call('HGET', META, 'incarnation'), seen:sub(SEEN_BYTES + 1)}
+  end
+  if epoch < last_epoch or (epoch == last_epoch and sequence <= last_sequence) then
+    count('duplicates', 1)
+    return {'duplicate'}
+  end
+end
+
+local schema = cjson.decode(ARGV[6])
+for name, form in pairs(schema) do
+  local stored = redis.call('HGET', SCHEMA, name)
+  if stored and stored ~= form then
+    return {'schema', name, stored}
+  end
+end
+
+if samples > 0 then
+  local permit = redis.call('HGET', PERMITS, producer)
+  local held = false
+  if permit then
+    local _, deadline = struct.unpack(PERMIT, permit)
+    held = deadline > time
+  end
+  if not held and not may_insert(producer, samples, time) then
+    count('insert_waits', 1)
+    return {'wait', tostring(RETRY_SECONDS)}
+  end
+  grant(producer, samples, time)
+end
+for name, form in pairs(schema) do
+  redis.call('HSET', SCHEMA, name, form)
+end
+
+local capacity, reserved = number(META, 'capacity'), {}
+
+local function take(slot)
+  local record = read_slot(slot)
+  if record.state == COMMITTED then
+    if slot < capacity then
+      leave_cell(record)
+      count('size', -1)
+      count('evicted', 1)
+    else
+      count('probe_size', -1)
+    end
+  end
+  record.state, record.generation, record.attempt, record.step = RESERVED, record.generation + 1, 0, 0
+  write_slot(record)
+  table.insert(reserved, struct.pack('<I4I4', slot, record.generation))
+end
+
+local function take_from_ring(first, capacity, head, amount)
+  local start = number(COUNTERS, head)
+  for i = 0, amount - 1 do
+    take(first + (start + i) % capacity)
+  end
+  redis.call('HSET', COUNTERS, head, (start + amount) % capacity)
+end
+
+if samples > 0 then
+  take_from_ring(0, capacity, 'head', samples)
+end
+if probes > 0 then
+  take_from_ring(capacity, number(META, 'probe_capacity'), 'probe_head', probes)
+end
+local packed = table.concat(reserved)
+redis.call('HSET', SEEN, producer, struct.pack(SEEN_HEAD, epoch, sequence, 0, 0) .. packed)
+return {'reserved', redis.call('HGET', META, 'incarnation'), packed}

@@ -1,0 +1,20 @@
+-- Puts newer sampling parameters in force.
+--
+-- KEYS     as in prelude.lua
+-- ARGV[1]  JSON object of strings: fields of `params`
+-- Returns  1 if they are newer than those in force, else 0
+-- Time     O(1)
+if not is_initialised() then
+  return LOST
+end
+local params = cjson.decode(ARGV[1])
+local attempt, step = tonumber(params.version_attempt), tonumber(params.version_step)
+local last_attempt, last_step = number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step')
+if attempt < last_attempt or (attempt == last_attempt and step <= last_step) then
+  return 0
+end
+if redis.call('HGET', PARAMS, 'samples_per_insert') ~= params.samples_per_insert then
+  redis.call('HSET', COUNTERS, 'balance', 0)
+end
+write_params(params)
+return 1

@@ -1,0 +1,64 @@
+"""Payloads in Redis: written under the name of a reservation, and checked when read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from buffer.codec import decode, encode
+from buffer.connection import Connection
+from buffer.errors import SchemaError
+from buffer.keys import Keys
+from buffer.sample import Identity, Sample
+
+
+class Payloads:
+    """The payloads of one shard. May be used from several threads."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._expected_bytes = 1
+
+    def store(self, samples: Sequence[Sample], incarnation: int, pairs: NDArray[np.void]) -> None:
+        """Writes samples into the slots ``[n]`` (``slot``, ``generation``) reserved for them."""
+        names = _names(self._keys.shard, incarnation, pairs)
+        payloads = [encode(sample, name) for sample, name in zip(samples, names, strict=True)]
+        keys = self._keys.payloads(name.slot for name in names)
+        self._connection.store(dict(zip(keys, payloads, strict=True)))
+
+    def read(self, incarnation: int, pairs: NDArray[np.void]) -> list[Sample | None]:
+        """The samples ``[n]`` of these names; ``None`` where the payload is another, or damaged."""
+        slots, where = np.unique(pairs["slot"], return_inverse=True)
+        keys = self._keys.payloads(slots.tolist())
+        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
+        decoded = [self._decoded(payload) for payload in payloads]
+        found = [decoded[index] for index in where.tolist()]
+        names = _names(self._keys.shard, incarnation, pairs)
+        return [
+            sample if stored == name else None
+            for (stored, sample), name in zip(found, names, strict=True)
+        ]
+
+    def delete(self, slots: int) -> None:
+        """Deletes the payloads of all slots."""
+        self._connection.delete(self._keys.payloads(range(slots)))
+
+    def _decoded(self, payload: bytes | None) -> tuple[Identity | None, Sample | None]:
+        if payload is None:
+            return None, None
+        self._expected_bytes = len(payload)
+        try:
+            return decode(payload)
+        except SchemaError:
+            return None, None
+
+
+def _names(shard: int, incarnation: int, pairs: NDArray[np.void]) -> list[Identity]:
+    slots, generations = pairs["slot"].tolist(), pairs["generation"].tolist()
+    return [
+        Identity(shard, incarnation, slot, generation)
+        for slot, generation in zip(slots, generations, strict=True)
+    ]

@@ -1,0 +1,297 @@
+"""The replay buffer in Redis. Nobody outside ``buffer`` talks to Redis.
+
+Payloads go straight between client and server; scripts only ever see slots, generations and cells.
+An insert therefore has three steps: *reserve* slots (evicting), write the payloads, *commit*. A
+producer that dies in between leaves holes, which the ring passes over. A payload says which slot,
+generation and incarnation it belongs to, so that a reader that comes too late notices: it draws
+again, and never sees a wrong image.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from buffer.batches import (
+    Draws,
+    assemble,
+    check_count,
+    check_samples,
+    check_schema,
+    check_version,
+    identity_array,
+    priority_levels,
+    schema_of,
+    unweighted,
+)
+from buffer.config import BufferTable
+from buffer.connection import Connection
+from buffer.errors import RateLimited
+from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
+from buffer.keys import Keys
+from buffer.params import SamplingParams, start_params
+from buffer.payloads import Payloads
+from buffer.priorities import importance_weights, level_of
+from buffer.progress import StudentProgress
+from buffer.sample import Batch, Sample
+from buffer.scripts import (
+    UPDATE,
+    Drawn,
+    Insert,
+    Limits,
+    Misfit,
+    Refused,
+    Reserved,
+    Scripts,
+    params_of,
+)
+from buffer.snapshots import pack, unpack
+from buffer.version import Version
+
+REDRAW_ROUNDS = 8
+UPDATES_PER_CALL = 1024
+"""Bounds how long a call keeps the server busy."""
+
+
+class ReplayBuffer:
+    """A :class:`~buffer.interface.Replay` in Redis. May be used from several threads.
+
+    Args:
+        table: the limits; clients of one run must agree on them.
+        url: of the Redis server.
+        run: names the buffer: clients with one run share it.
+        params: the sampling parameters of a buffer that is new or reset; default: the table's.
+        shard: number of the server, noted in identities.
+        seed: of draws that bring none of their own.
+
+    Raises:
+        BufferUnavailable: the server cannot be reached, or refuses us.
+        ConfigError: the server is set to drop keys when memory runs out.
+        ProtocolMismatch: the server holds a buffer of this name with other limits.
+    """
+
+    def __init__(
+        self,
+        table: BufferTable,
+        *,
+        url: str,
+        run: str,
+        params: SamplingParams | None = None,
+        shard: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        self._table = table
+        self._shard = shard
+        self._keys = Keys(run, shard)
+        self._lock = threading.Lock()
+        self._generator = np.random.default_rng(seed)
+        self._epochs: dict[str, int] = {}
+        self._connection = Connection(url)
+        self._payloads = Payloads(self._connection, self._keys)
+        try:
+            self._scripts = Scripts(
+                self._connection,
+                self._keys,
+                Limits.of(table),
+                params or start_params(table),
+                lambda: secrets.randbits(32),
+            )
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def request_permit(self, n: int, *, producer: str) -> Permit:
+        """See :meth:`buffer.interface.Replay.request_permit`."""
+        wait = self._scripts.permit(producer, n)
+        return Permit(wait is None, wait or 0.0)
+
+    def release_permit(self, *, producer: str) -> None:
+        """See :meth:`buffer.interface.Replay.release_permit`."""
+        self._scripts.release(producer)
+
+    def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
+        """See :meth:`buffer.interface.Replay.insert`; also refused by the limiter.
+
+        Raises:
+            ValueError: see there.
+            RateLimited: the producer has no permit, and the limiter refuses.
+        """
+        check_samples(samples, self._table.capacity, self._table.probe_capacity)
+        schema = schema_of(samples)
+        # The order in which slots are reserved.
+        ordered = sorted(samples, key=lambda sample: sample.split == "probe")
+        probes = sum(sample.split == "probe" for sample in samples)
+        name = Insert(producer, self._epoch(producer), sequence)
+        answer = self._scripts.reserve(name, len(samples) - probes, probes, schema)
+        if answer == "duplicate":
+            return InsertResult(0, True)
+        if isinstance(answer, Refused):
+            raise RateLimited(answer.reason, answer.retry_after_seconds)
+        if isinstance(answer, Misfit):
+            check_schema(answer.name, schema[answer.name], answer.stored)
+        assert isinstance(answer, Reserved)
+        self._payloads.store(ordered, answer.incarnation, answer.pairs)
+        labels = np.array([sample.predicted_class for sample in ordered])
+        levels = level_of([sample.disagreement for sample in ordered]).astype(np.int64)
+        visible = self._scripts.commit(
+            name, answer.incarnation, (labels << 16 | levels << 8).astype(np.uint32)
+        )
+        return InsertResult(visible, False)
+
+    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+        """See :meth:`buffer.interface.Replay.sample`."""
+        check_count(n)
+        seeds = self._seeds(seed)
+        samples: list[Sample] = []
+        answers: list[Drawn] = []
+        for attempt in range(REDRAW_ROUNDS):
+            answer = self._scripts.sample(
+                n - len(samples), int(seeds[attempt]), redraw=bool(answers)
+            )
+            if isinstance(answer, Refused):
+                raise RateLimited(answer.reason, answer.retry_after_seconds)
+            found = self._payloads.read(answer.incarnation, answer.draws)
+            intact = np.array([sample is not None for sample in found])
+            samples += [sample for sample in found if sample is not None]
+            answers.append(answer._replace(draws=answer.draws[intact]))
+            if len(samples) == n:
+                return assemble(samples, self._draws(answers), student_step=student_step)
+            self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
+        raise RateLimited("drawn samples were evicted faster than they could be fetched", 0.1)
+
+    def probe(self, n: int) -> Batch:
+        """See :meth:`buffer.interface.Replay.probe`."""
+        check_count(n)
+        members = self._scripts.probe(n)
+        found = self._payloads.read(members.incarnation, members.pairs)
+        intact = np.array([sample is not None for sample in found], dtype=bool)
+        identities = self._identities(members.incarnation, members.pairs[intact])
+        samples = [sample for sample in found if sample is not None]
+        return assemble(samples, unweighted(identities, self.params().version), student_step=0)
+
+    def update_priorities(
+        self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
+    ) -> UpdateCounts:
+        """See :meth:`buffer.interface.Replay.update_priorities`."""
+        check_version(version)
+        updates = np.empty(len(identities), dtype=UPDATE)
+        updates["level"] = priority_levels(priorities, len(identities))
+        for field in ("incarnation", "slot", "generation"):
+            updates[field] = identities[field]
+        ours = updates[identities["shard"] == self._shard]
+        totals = np.array([0, len(updates) - len(ours), 0])
+        for start in range(0, len(ours), UPDATES_PER_CALL):
+            totals += self._scripts.update(ours[start : start + UPDATES_PER_CALL], version)
+        return UpdateCounts(*totals.tolist())
+
+    def info(self) -> BufferInfo:
+        """See :meth:`buffer.interface.Replay.info`."""
+        picture = self._scripts.info()
+        counts = {name: int(value) for name, value in picture.counters.items()}
+        return BufferInfo(
+            **{name: counts[name] for name in ("size", "probe_size", "inserted", "sampled")},
+            **{name: counts[name] for name in ("evicted", "duplicates", "redraws")},
+            **{name: counts[name] for name in ("insert_waits", "sample_waits")},
+            capacity=self._table.capacity,
+            probe_capacity=self._table.probe_capacity,
+            updates=UpdateCounts(counts["applied"], counts["stale"], counts["older"]),
+            balance=picture.counters["balance"],
+            seconds=picture.seconds,
+            class_counts=picture.totals(lambda cell: cell >> 16),
+            level_counts=picture.totals(lambda cell: cell >> 8 & 0xFF),
+        )
+
+    def params(self) -> SamplingParams:
+        """See :meth:`buffer.interface.Replay.params`."""
+        fields = self._connection.fields(self._keys.params)
+        if not fields:
+            self._scripts.init()
+            fields = self._connection.fields(self._keys.params)
+        return params_of(fields)
+
+    def set_params(self, params: SamplingParams) -> bool:
+        """See :meth:`buffer.interface.Replay.set_params`."""
+        check_version(params.version)
+        return self._scripts.set_params(params)
+
+    def begin_attempt(self, role: str) -> int:
+        """See :meth:`buffer.interface.Replay.begin_attempt`."""
+        return self._connection.increment(self._keys.attempts, role)
+
+    def publish_progress(self, progress: StudentProgress) -> None:
+        """See :meth:`buffer.interface.Replay.publish_progress`."""
+        value = progress.model_dump_json().encode()
+        self._connection.publish(self._keys.progress, value, progress.version)
+
+    def progress(self) -> StudentProgress | None:
+        """See :meth:`buffer.interface.Replay.progress`."""
+        value = self._connection.published(self._keys.progress)
+        return None if value is None else StudentProgress.model_validate_json(value)
+
+    def publish_student(self, weights: bytes, *, version: Version) -> None:
+        """See :meth:`buffer.interface.Replay.publish_student`."""
+        check_version(version)
+        self._connection.publish(self._keys.student, pack(weights, version), version)
+
+    def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
+        """See :meth:`buffer.interface.Replay.fetch_student`.
+
+        Raises:
+            SchemaError: the stored snapshot is damaged.
+        """
+        value = self._connection.published(self._keys.student, newer_than=newer_than)
+        return None if value is None else unpack(value)
+
+    def reset(self) -> None:
+        """See :meth:`buffer.interface.Replay.reset`; back to this client's start parameters."""
+        # Payloads first: once the new incarnation has begun they could be somebody's.
+        self._payloads.delete(self._table.capacity + self._table.probe_capacity)
+        self._scripts.reset()
+
+    def close(self) -> None:
+        """See :meth:`buffer.interface.Replay.close`."""
+        self._connection.close()
+
+    def _epoch(self, producer: str) -> int:
+        with self._lock:
+            if producer not in self._epochs:
+                self._epochs[producer] = self._connection.increment(self._keys.epochs, producer)
+            return self._epochs[producer]
+
+    def _seeds(self, seed: int | None) -> NDArray[np.uint32]:
+        """A 31-bit seed for each round, mixed: the server's generator takes them as they are."""
+        if seed is None:
+            with self._lock:
+                seed = int(self._generator.integers(2**63))
+        return np.random.SeedSequence(seed).generate_state(REDRAW_ROUNDS) >> np.uint32(1)
+
+    def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
+        return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])
+
+    def _draws(self, answers: Sequence[Drawn]) -> Draws:
+        """All rounds of a draw as one; each sample keeps the distribution it was drawn under."""
+        weights = [
+            importance_weights(
+                [*answer.draws["probability"], answer.smallest],
+                answer.population,
+                answer.importance_exponent,
+            )
+            for answer in answers
+        ]
+        return Draws(
+            np.concatenate([self._identities(a.incarnation, a.draws) for a in answers]),
+            np.concatenate([answer.draws["probability"] for answer in answers]),
+            np.concatenate([weight[:-1] for weight in weights]),
+            max(float(weight[-1]) for weight in weights),
+            answers[0].params_version,
+            answers[0].population,
+        )
+
+
+def _pairs(draws: NDArray[np.void]) -> NDArray[np.void]:
+    """``[n]`` packed slots and generations, each once."""
+    return np.unique(np.array(draws[["slot", "generation"]].tolist(), dtype="<u4,<u4"))

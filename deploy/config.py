@@ -1,0 +1,102 @@
+"""The whole configuration file, and the checks that need more than one table. No torch, no ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from buffer.config import override, parse, read_raw
+from buffer.controller.config import ControllerFile
+from buffer.errors import ConfigError
+from distiller.config import DistillerFile
+from synthesizer.config import SynthesizerFile
+
+CONFIGS = Path(__file__).parent / "configs"
+DEFAULT_CONFIG = CONFIGS / "digits.yaml"
+
+
+class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):
+    """Every table of a configuration file: what the pipeline reads."""
+
+    @model_validator(mode="after")
+    def _tables_fit_each_other(self) -> Self:
+        drawn, made = self.distiller.batch_size, self.synthesizer.batch_size
+        if made > self.buffer.capacity:
+            raise ValueError(
+                f"synthesizer.batch_size ({made}) exceeds buffer.capacity "
+                f"({self.buffer.capacity}): a round would evict its own samples"
+            )
+        window = self.buffer.error_buffer
+        if self.buffer.samples_per_insert is not None and window is not None:
+            least = max(drawn * self.distiller.workers, made * self.buffer.samples_per_insert)
+            if window < least:
+                raise ValueError(
+                    f"buffer.error_buffer ({window:g}) is below one batch of the larger side "
+                    f"({least:g} draws): synthesizers and distillers would block each other"
+                )
+        if self.controller.policy != "off" and (
+            self.controller.interval_seconds < self.distiller.probe_seconds
+        ):
+            raise ValueError(
+                f"controller.interval_seconds ({self.controller.interval_seconds:g}) is shorter "
+                f"than distiller.probe_seconds ({self.distiller.probe_seconds:g}): decisions would "
+                "wait for their reward"
+            )
+        return self
+
+
+def load(path: Path, assignments: Sequence[str] = ()) -> PipelineConfig:
+    """Parses a configuration file with ``table.key=value`` overrides, filling derived defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is impossible.
+    """
+    return with_defaults(parse(PipelineConfig, override(read_raw(path), assignments)))
+
+
+def with_defaults(config: PipelineConfig) -> PipelineConfig:
+    """Fills the settings whose default follows from other tables."""
+    if config.buffer.error_buffer is not None:
+        return config
+    in_flight = config.distiller.workers * (config.distiller.prefetch + 1)
+    spi = config.buffer.samples_per_insert or 1.0
+    larger = max(
+        in_flight * config.distiller.batch_size,
+        config.synthesizer.actors * config.synthesizer.batch_size * spi,
+    )
+    table = config.buffer.model_copy(update={"error_buffer": 10.0 * larger})
+    return config.model_copy(update={"buffer": table})
+
+
+def shipped() -> dict[str, str]:
+    """Names of the shipped configurations and the first comment line of each."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        found[path.stem] = first.lstrip("# ").rstrip()
+    return found
+
+
+def locate(name: str | None) -> Path:
+    """A configuration by path, or by the name of a shipped one; the demo's for ``None``.
+
+    Raises:
+        ConfigError: there is neither such a file nor such a shipped configuration.
+    """
+    if name is None:
+        return DEFAULT_CONFIG
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name in shipped():
+        return CONFIGS / f"{name}.yaml"
+    raise ConfigError(
+        f"config ({name}): no such file, and no shipped configuration of that name "
+        f"(there are {', '.join(shipped())})"
+    )
+
+
+__all__ = ["CONFIGS", "PipelineConfig", "load", "locate", "shipped", "with_defaults"]

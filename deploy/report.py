@@ -1,0 +1,127 @@
+"""What a run leaves behind: ``result.json``, ``config.yaml``, the student, a picture of samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from rich.table import Table as RichTable
+
+from buffer.errors import RateLimited
+from buffer.interface import Replay
+from deploy.config import PipelineConfig
+
+GALLERY_COLUMNS = 10
+GALLERY_DRAWS = 4096
+MAX_ROWS = 100
+
+
+def write_config(config: PipelineConfig, out: Path) -> None:
+    """Writes the configuration as resolved; a Redis URL with a password is left out."""
+    tables = config.model_dump(mode="json")
+    if "@" in (tables["buffer"]["url"] or ""):
+        tables["buffer"]["url"] = None
+    text = yaml.safe_dump(tables, sort_keys=False)
+    write_atomically(out / "config.yaml", text.encode())
+
+
+def write_result(result: Mapping[str, Any], out: Path) -> None:
+    """Writes ``result.json``."""
+    text = json.dumps(result, indent=2, sort_keys=False, allow_nan=False)
+    write_atomically(out / "result.json", text.encode() + b"\n")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def versions() -> dict[str, str]:
+    """The versions a result depends on."""
+    packages = ("ssdkd", "torch", "ray", "redis", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def git_revision() -> str | None:
+    """The commit of the source tree, with ``-dirty`` if it was changed; ``None`` outside of git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def gallery(replay: Replay, classes: int) -> Image.Image | None:
+    """A grid of buffered samples, one row per predicted class; ``None`` if there are too few.
+
+    At most ``MAX_ROWS`` classes and ten samples each, distinct, from one large draw.
+    """
+    try:
+        batch = replay.sample(GALLERY_DRAWS, seed=0)
+    except RateLimited:
+        return None
+    _, first = np.unique(batch.identities, return_index=True)
+    images, predicted = batch.images[first], batch.predicted_classes[first]
+    rows = min(classes, MAX_ROWS)
+    _, channels, height, width = images.shape
+    grid = np.full(
+        (channels, rows * (height + 1) + 1, GALLERY_COLUMNS * (width + 1) + 1), 255, np.uint8
+    )
+    for row in range(rows):
+        for column, image in enumerate(images[predicted == row][:GALLERY_COLUMNS]):
+            top, left = row * (height + 1) + 1, column * (width + 1) + 1
+            grid[:, top : top + height, left : left + width] = image
+    return _picture(grid)
+
+
+def _picture(grid: NDArray[np.uint8]) -> Image.Image:
+    """An image of a ``[C, H, W]`` array; small ones are enlarged, other than RGB shown as grey."""
+    channels, height, width = grid.shape
+    pixels = grid.transpose(1, 2, 0) if channels == 3 else grid.mean(0).astype(np.uint8)
+    factor = max(1, 320 // width)
+    return Image.fromarray(pixels).resize(
+        (width * factor, height * factor), Image.Resampling.NEAREST
+    )
+
+
+def summary(result: Mapping[str, Any], out: Path) -> RichTable:
+    """The table shown at the end of a run."""
+    table = RichTable(title=f"{result['config']['run']['name']}: {result['method']}")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for name, key, unit in (
+        ("teacher accuracy", "teacher_accuracy", " %"),
+        ("student accuracy", "student_accuracy", " %"),
+        ("agreement", "agreement", " %"),
+        ("samples inverted", "samples_inverted", ""),
+        ("samples drawn", "samples_drawn", ""),
+        ("student steps", "student_steps", ""),
+        ("wall time", "wall_seconds", " s"),
+    ):
+        table.add_row(name, _shown(result[key], unit))
+    table.add_row("outputs", str(out))
+    return table
+
+
+def _shown(value: float | int | None, unit: str) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:,}{unit}" if isinstance(value, int) else f"{value:,.2f}{unit}"

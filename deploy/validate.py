@@ -1,0 +1,111 @@
+"""The second stage of configuration: everything a run needs is looked at before it starts.
+
+Resolves factories and methods, opens weights and test data, checks shapes, counts CPUs and GPUs.
+Takes no cluster resource: neither Redis nor Ray is started.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from buffer.config import IMPORT_STRING, redis_url
+from buffer.controller.service import validate as validate_controller
+from buffer.errors import ConfigError
+from buffer.models import NormalizedModel, build, check_outputs, resolve
+from buffer.server import find_binary
+from deploy.auth import cluster_address
+from deploy.config import PipelineConfig
+from distiller.service import validate as validate_distiller
+from synthesizer.inverter import validate as validate_synthesizer
+
+
+def validate(config: PipelineConfig) -> None:
+    """Checks a configuration against the files, packages and hardware it names.
+
+    Raises:
+        ConfigError: naming field, value and consequence.
+        ModelError: a network cannot be built, or weights do not fit it.
+    """
+    if redis_url(config.buffer) is None:
+        find_binary()
+    teacher = _teacher(config)
+    check_outputs(teacher, config.teacher, field="teacher")
+    student = build(config.student)
+    check_outputs(student, config.student, field="student")
+    validate_synthesizer(config, teacher)
+    validate_distiller(config)
+    validate_controller(config)
+    if cluster_address(config.run) is None:
+        _fits_this_machine(config)
+
+
+def absolute(config: PipelineConfig) -> PipelineConfig:
+    """Makes file names absolute: services run in folders of their own."""
+    tables = {}
+    for name, field in (("teacher", "weights"), ("student", "weights"), ("evaluation", "data")):
+        table = getattr(config, name)
+        value = getattr(table, field)
+        if value is not None and not IMPORT_STRING.fullmatch(value):
+            tables[name] = table.model_copy(update={field: str(Path(value).resolve())})
+    return config.model_copy(update=tables)
+
+
+def with_teacher(config: PipelineConfig, out: Path) -> PipelineConfig:
+    """Makes the teacher if its weights are given as a function that trains one."""
+    weights = config.teacher.weights
+    if weights is None or not IMPORT_STRING.fullmatch(weights):
+        return config
+    path = resolve(weights)(config.teacher, out, config.run.seed)
+    table = config.teacher.model_copy(update={"weights": str(path)})
+    return config.model_copy(update={"teacher": table})
+
+
+def machine_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_shares(config: PipelineConfig, cpus: float) -> tuple[float, float]:
+    """CPUs of one synthesizer actor and of one distiller worker.
+
+    What is configured stays; the rest of ``cpus`` is divided evenly among the others.
+    """
+    actors, workers = config.synthesizer.actors, config.distiller.workers
+    ours, theirs = config.synthesizer.cpus, config.distiller.cpus
+    taken = (ours or 0.0) * actors + (theirs or 0.0) * workers
+    open_seats = (actors if ours is None else 0) + (workers if theirs is None else 0)
+    share = max(0.1, int(100 * (cpus - taken) / open_seats) / 100) if open_seats else 0.0
+    return (share if ours is None else ours), (share if theirs is None else theirs)
+
+
+def _teacher(config: PipelineConfig) -> NormalizedModel:
+    weights = config.teacher.weights
+    if weights is not None and IMPORT_STRING.fullmatch(weights):
+        resolve(weights)
+        return build(config.teacher.model_copy(update={"weights": None}))
+    return build(config.teacher)
+
+
+def _fits_this_machine(config: PipelineConfig) -> None:
+    cpus = machine_cpus()
+    actor, worker = cpu_shares(config, cpus)
+    wanted = actor * config.synthesizer.actors + worker * config.distiller.workers
+    if wanted > cpus + 1e-6:
+        raise ConfigError(
+            f"synthesizer.cpus ({actor:g}) x {config.synthesizer.actors} actors and "
+            f"distiller.cpus ({worker:g}) x {config.distiller.workers} workers need {wanted:g} "
+            f"CPUs, this machine has {cpus}: the last of them would wait forever"
+        )
+    gpus = (
+        config.synthesizer.gpus * config.synthesizer.actors
+        + config.distiller.gpus * config.distiller.workers
+    )
+    if gpus > torch.cuda.device_count():
+        raise ConfigError(
+            f"synthesizer.gpus ({config.synthesizer.gpus:g}) and distiller.gpus "
+            f"({config.distiller.gpus:g}) need {gpus:g} GPUs, this machine has "
+            f"{torch.cuda.device_count()}: the last service would wait forever"
+        )

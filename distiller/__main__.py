@@ -1,0 +1,71 @@
+"""``python -m distiller``: trains a student from a running buffer on a running Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from buffer.config import override, parse, read_raw, redis_url
+from buffer.errors import ConfigError, SsdkdError
+from distiller.config import DistillerFile
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses first and imports the heavy part afterwards, so that ``--help`` is instant.
+
+    Returns:
+        0, or 2 if the training could not start or failed.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        config = parse(DistillerFile, override(read_raw(options.config), options.set))
+        print(json.dumps(_fit(config, resume=options.resume), indent=2))
+    except SsdkdError as error:
+        print(f"distiller: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m distiller", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of all tables")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override a setting"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in run.out"
+    )
+    return parser
+
+
+def _fit(config: DistillerFile, *, resume: bool) -> dict[str, object]:
+    url = redis_url(config.buffer)
+    if url is None:
+        raise ConfigError(
+            "buffer.url (None): a distiller on its own needs a running Redis server; set it, or "
+            "SSDKD_REDIS_URL"
+        )
+    from distiller.validate import check_networks, validate
+
+    validate(config)
+    check_networks(config)
+    import ray
+
+    from distiller.service import fit
+
+    address = config.run.ray_address or os.environ.get("RAY_ADDRESS", "auto")
+    ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
+    try:
+        out = Path(config.run.out.format(name=config.run.name)).resolve()
+        cpus = config.distiller.cpus or 1.0
+        return dict(fit(config, url=url, out=out, cpus=cpus, resume=resume))
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Augmentation of a batch: random crop and flip, one draw per image, on the batch's device.
+
+Why images are padded with zeros *before* normalisation (black, not the mean colour): that is what
+torchvision's ``RandomCrop`` does to the images that the field's teachers were trained on, so the
+teacher has seen such borders. Why here and not per image on the host: one gather moves the whole
+batch, in its 8-bit form.
+
+Letters in shapes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def crop_and_flip(
+    images: Tensor, *, padding: int, flip: bool, generator: torch.Generator
+) -> Tensor:
+    """Shifts each image by up to ``padding`` pixels and mirrors every second one, at random.
+
+    Each image is padded with zeros by ``padding`` on every side and a window of its own size is cut
+    out at a uniformly drawn place; then it is mirrored left to right with probability 1/2.
+
+    Args:
+        images: ``[B, C, H, W]`` of any type.
+        padding: pixels, >= 0; 0 does not move images.
+        flip: whether to mirror.
+        generator: on the device of ``images``; the only source of randomness.
+
+    Returns:
+        ``[B, C, H, W]`` of the same type, channels last in memory; ``images`` itself if there is
+        nothing to do.
+    """
+    if padding == 0 and not flip:
+        return images
+    count, _, height, width = images.shape
+    device = images.device
+
+    def draw(below: int) -> Tensor:
+        return torch.randint(below, (count, 1), generator=generator, device=device)
+
+    rows = torch.arange(height, device=device) + draw(2 * padding + 1)
+    columns = torch.arange(width, device=device).expand(count, width)
+    if flip:
+        columns = torch.where(draw(2) == 1, width - 1 - columns, columns)
+    columns = columns + draw(2 * padding + 1)
+    padded = F.pad(images, (padding, padding, padding, padding))
+    which = torch.arange(count, device=device).view(-1, 1, 1)
+    # Indices around a slice put their own dimensions first: [B, H, W, C], channels last for free.
+    return padded[which, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1], keeping their memory format."""
+    return images.float().div_(255.0)

@@ -1,0 +1,45 @@
+"""Teacher and student as a worker trains with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from buffer.models import NormalizedModel, build
+from distiller.config import DistillerFile
+from distiller.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both networks on one device, channels last in memory; they take images in [0, 1]."""
+
+    teacher: NormalizedModel
+    """Frozen, in eval mode."""
+    student: NormalizedModel
+    """In training mode."""
+    trained: nn.Module
+    """The student as the training step calls it: averages gradients over the ranks."""
+
+
+def build_pair(config: DistillerFile, *, ranks: Ranks, device: torch.device) -> Pair:
+    """Builds both; the student's initialisation follows ``run.seed``, alike on every rank.
+
+    Raises:
+        ModelError: a network cannot be built, or weights do not fit it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        student = _placed(build(config.student), device).train()
+    teacher = _placed(build(config.teacher), device).eval().requires_grad_(False)
+    trained = DistributedDataParallel(student) if ranks.size > 1 else student
+    return Pair(teacher, student, trained)
+
+
+def _placed(model: NormalizedModel, device: torch.device) -> NormalizedModel:
+    model.to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

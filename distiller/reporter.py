@@ -1,0 +1,169 @@
+"""What rank 0 does by the clock: publishes the student, measures it on probes and on test data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from buffer.interface import Replay
+from buffer.models import to_bytes
+from buffer.progress import StudentProgress
+from buffer.sample import Batch
+from buffer.version import Version
+from distiller.config import DistillerFile
+from distiller.evaluation import EvaluationSet
+from distiller.interval import Interval
+from distiller.journal import Journal
+from distiller.pair import Pair
+from distiller.probe import ProbeMeter
+from distiller.step import StepResult
+from distiller.tally import Budget, Tally
+
+MOST_PROBE_MEMBERS = 512
+
+
+class Reporter:
+    """Rank 0's duties beside training.
+
+    Args:
+        config: intervals, probe set and test data.
+        replay: where student and progress are published.
+        pair: the networks; the student is measured as it is at that moment.
+        tally: what is reported; the accuracy curve is added to it.
+        budget: of the run; evaluation is taken out of it.
+        attempt: of every version that is published.
+        device: where the networks are.
+        journal: file for one line per report; ``None`` writes nothing.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: DistillerFile,
+        replay: Replay,
+        pair: Pair,
+        *,
+        tally: Tally,
+        budget: Budget,
+        attempt: int,
+        device: torch.device,
+        journal: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table, self._evaluation = config.distiller, config.evaluation
+        self._replay, self._pair, self._device = replay, pair, device
+        self._tally, self._budget, self._attempt = tally, budget, attempt
+        self._clock = clock
+        self._journal = None if journal is None else Journal(journal)
+        self._interval = Interval()
+        self._rate = 0.0
+        self._params_version: Version | None = None
+        self._publish_at = clock()
+        self._published_step: int | None = None
+        self._evaluate_at = 0.0
+        self._test = (
+            None
+            if config.evaluation.data is None
+            else EvaluationSet.load(config.evaluation, config.teacher)
+        )
+        self._probe = ProbeMeter(
+            replay,
+            pair.student,
+            members=min(MOST_PROBE_MEMBERS, config.buffer.probe_capacity),
+            interval_seconds=config.distiller.probe_seconds,
+            device=device,
+        )
+
+    def begin(self) -> None:
+        """Plans the next evaluation; called when the budget has begun."""
+        self._evaluate_at = self._next_evaluation()
+
+    def note(self, batch: Batch, result: StepResult, *, learning_rate: float) -> None:
+        """Takes one step into the next report."""
+        self._interval.add(batch, result)
+        self._rate = learning_rate
+        self._params_version = batch.params_version
+
+    def note_first_step(self) -> None:
+        """Records when the first student step was, and what the buffer had been given by then."""
+        self._tally.first_step_at_seconds = self._budget.elapsed_seconds
+        self._tally.inserted_at_first_step = self._replay.info().inserted
+
+    def keep_appointments(self) -> None:
+        """Does whatever is due."""
+        if self._params_version is not None:
+            now = self._budget.elapsed_seconds
+            self._probe.update(self._params_version, now_seconds=now)
+        if self._clock() >= self._publish_at:
+            self.publish()
+        if self._test is not None and self._evaluate_at <= self._budget.share < 1.0:
+            with self._budget.excluded():
+                accuracy = self._test.accuracy(self._pair.student, device=self._device)
+            self._add_to_curve(accuracy)
+            self._evaluate_at = self._next_evaluation()
+
+    def publish(self, *, finished: bool = False) -> StudentProgress:
+        """Publishes progress, and the student's weights if they are new."""
+        progress = self._progress(finished=finished)
+        if progress.version.step != self._published_step:
+            self._replay.publish_student(to_bytes(self._pair.student), version=progress.version)
+            self._published_step = progress.version.step
+        self._replay.publish_progress(progress)
+        if self._journal is not None:
+            self._journal.write(progress, learning_rate=self._rate)
+        self._publish_at = self._clock() + self._table.snapshot_seconds
+        return progress
+
+    def finish(self) -> dict[str, Any]:
+        """Measures teacher and student, publishes that the training has ended.
+
+        Returns:
+            ``teacher_accuracy``, ``student_accuracy``, ``agreement`` and ``loyalty`` in percent
+            (``None`` without test data), and the numbers of the tally.
+        """
+        scores: dict[str, float | None] = dict.fromkeys(
+            ("teacher_accuracy", "student_accuracy", "agreement", "loyalty")
+        )
+        if self._test is not None:
+            with self._budget.excluded():
+                compared = self._test.compare(
+                    self._pair.teacher, self._pair.student, device=self._device
+                )
+            scores.update(compared)
+            self._add_to_curve(compared["student_accuracy"])
+        self.publish(finished=True)
+        return {**scores, **self._tally.as_metrics()}
+
+    def _add_to_curve(self, accuracy: float) -> None:
+        tally = self._tally
+        tally.curve.append([tally.step, tally.elapsed_seconds, self._budget.share, accuracy])
+
+    def _next_evaluation(self) -> float:
+        every = self._evaluation.every_share
+        return (int(self._budget.share / every) + 1) * every
+
+    def _progress(self, *, finished: bool) -> StudentProgress:
+        """The state of the training; begins a new interval of its means."""
+        tally = self._tally
+        training = "filling" if tally.step == 0 else "distilling"
+        elapsed = tally.elapsed_seconds if finished else self._budget.elapsed_seconds
+        return StudentProgress.model_validate(
+            {
+                "version": Version(self._attempt, tally.step),
+                "phase": "finished" if finished else training,
+                "elapsed_share": self._budget.share,
+                "elapsed_seconds": elapsed,
+                "evaluation_seconds": tally.evaluation_seconds,
+                "first_step_at_seconds": tally.first_step_at_seconds,
+                "inserted_at_first_step": tally.inserted_at_first_step,
+                "samples_drawn": tally.samples_drawn,
+                "busy_seconds": tally.busy_seconds,
+                "waiting_seconds": tally.waiting_seconds,
+                "probe": self._probe.report,
+                **self._interval.summarise(),
+            }
+        )

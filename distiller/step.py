@@ -1,0 +1,182 @@
+"""One optimisation step of the student: a drawn batch in, new priorities out.
+
+Letters in shapes: B batch, K classes, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from buffer.errors import ConfigError, Diverged
+from buffer.sample import Batch
+from distiller.augment import crop_and_flip, to_unit
+from distiller.config import DistillerTable
+from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
+
+
+def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0.0) -> float:
+    """Learning rate at a share of the budget.
+
+    The budget begins when the first service starts, training only when the buffer has filled: the
+    schedule spans what is left of the budget from the first step on, so that it begins at the peak
+    (after the warm-up) however long the filling took.
+
+    Args:
+        table: peak, ``schedule`` and ``warmup_share``.
+        share: of the budget that is spent, in [0, 1].
+        first_share: the same at the first step; at most ``share``.
+
+    Returns:
+        ``peak * min(1, (share - first_share) / warmup_share)``, times
+        ``(1 + cos(pi u)) / 2`` with ``u = (share - first_share) / (1 - first_share)`` for
+        ``cosine``.
+    """
+    trained = share - first_share
+    rate = table.learning_rate
+    if table.warmup_share > 0:
+        rate *= min(1.0, trained / table.warmup_share)
+    if table.schedule == "cosine":
+        progress = min(1.0, trained / (1.0 - first_share)) if first_share < 1.0 else 1.0
+        rate *= (1.0 + math.cos(math.pi * progress)) / 2.0
+    return rate
+
+
+def precision(device: torch.device, autocast: torch.dtype | None) -> Any:
+    """The context in which networks compute; ``None`` stays in float32."""
+    if autocast is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=autocast)
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A tensor of an array that may be read-only, on the device."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured."""
+
+    loss: float
+    """Importance-weighted training loss."""
+    kl: NDArray[np.float32]
+    """``[B]`` KL(teacher || student) at T = 1 before the step, nats."""
+    agreement: float
+    """Share of equal argmax before the step, in [0, 1]."""
+    priorities: NDArray[np.float64]
+    """``[B]`` new priorities of the drawn samples: raw importance weight times ``kl``."""
+
+
+class DistillationStep:
+    """Trains the student on one batch at a time. Owns the optimiser.
+
+    Args:
+        student: takes images in [0, 1]; may be wrapped for data-parallel training.
+        teacher: frozen, in eval mode; takes images in [0, 1].
+        table: batch size, temperature, optimiser, augmentation.
+        device: where both networks are.
+        autocast: type of the networks' computations; ``None`` for float32.
+        generator: on ``device``; draws crops and flips.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        table: DistillerTable,
+        *,
+        device: torch.device,
+        autocast: torch.dtype | None,
+        generator: torch.Generator,
+    ) -> None:
+        self._student = student
+        self._teacher = teacher
+        self._table = table
+        self._device = device
+        self._autocast = autocast
+        self.generator = generator
+        self.optimizer = torch.optim.SGD(
+            student.parameters(),
+            lr=table.learning_rate,
+            momentum=table.momentum,
+            weight_decay=table.weight_decay,
+        )
+
+    def __call__(self, batch: Batch, *, learning_rate: float) -> StepResult:
+        """One step.
+
+        Args:
+            batch: B drawn samples; with ``teacher_logits: cached`` they carry ``logits``.
+            learning_rate: of this step.
+
+        Raises:
+            Diverged: the loss is not finite; the student's weights stay what they were.
+            ConfigError: logits are to be cached, and the batch carries none.
+        """
+        images = self._images(batch)
+        teacher_logits = self._teacher_logits(batch, images)
+        with precision(self._device, self._autocast):
+            student_logits = self._student(images)
+        losses = soft_target_loss(
+            student_logits, teacher_logits, temperature=self._table.temperature
+        )
+        weights = to_device(batch.weights, self._device).float()
+        loss = weighted_mean(losses, weights, bound=batch.weight_bound)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(
+                f"distiller.learning_rate ({self._table.learning_rate:g}): the loss is {value} at "
+                f"a rate of {learning_rate:g}, the student cannot recover"
+            )
+        self._descend(loss, learning_rate)
+        return _measure(value, student_logits.detach(), teacher_logits, batch.weights)
+
+    def _images(self, batch: Batch) -> Tensor:
+        stored = to_device(batch.images, self._device)
+        augmented = crop_and_flip(
+            stored,
+            padding=self._table.crop_padding,
+            flip=self._table.flip,
+            generator=self.generator,
+        )
+        return to_unit(augmented).contiguous(memory_format=torch.channels_last)
+
+    def _teacher_logits(self, batch: Batch, images: Tensor) -> Tensor:
+        if self._table.teacher_logits == "cached":
+            if "logits" not in batch.targets:
+                raise ConfigError(
+                    "distiller.teacher_logits (cached): the drawn samples carry no logits, there "
+                    "is nothing to learn from; set recompute"
+                )
+            return to_device(batch.targets["logits"], self._device)
+        with torch.no_grad(), precision(self._device, self._autocast):
+            logits: Tensor = self._teacher(images)
+        return logits
+
+    def _descend(self, loss: Tensor, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+
+def _measure(
+    loss: float, student_logits: Tensor, teacher_logits: Tensor, weights: NDArray[np.float64]
+) -> StepResult:
+    kl = kl_divergence(student_logits, teacher_logits).cpu().numpy()
+    agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+    return StepResult(
+        loss=loss,
+        kl=kl,
+        agreement=agree.float().mean().item(),
+        priorities=weights * kl.astype(np.float64),
+    )

@@ -1,0 +1,271 @@
+"""The training of one worker: a plain class that a test steps, and that Ray Train only wraps.
+
+Rank 0 decides (when to stop, when to save, how much of the budget is spent) and reports; the other
+ranks draw, train and follow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from buffer.errors import Starved
+from buffer.interface import Replay
+from buffer.models import StateDict, autocast_dtype, load_weights
+from buffer.sample import Batch
+from buffer.version import Version
+from distiller.config import DistillerFile
+from distiller.loader import PriorityPusher, ReplayLoader
+from distiller.metrics import DistillerMetrics
+from distiller.pair import build_pair
+from distiller.ranks import Ranks
+from distiller.reporter import Reporter
+from distiller.step import DistillationStep, StepResult, learning_rate
+from distiller.tally import Budget, Tally
+
+POLL_SECONDS = 0.2
+AUGMENTATION, DRAWS = 0, 1
+
+
+class Orders(NamedTuple):
+    """What all ranks do next; the same on each of them."""
+
+    share: float
+    """Share of the budget that is spent, by rank 0's clock."""
+    ready: bool
+    """Every rank has a batch."""
+    save: bool
+    """A checkpoint is due."""
+    stop: bool
+    """The budget is spent."""
+
+
+class Trainer:
+    """Trains the student on what the buffer gives, until the budget is spent.
+
+    A context: entering it starts the threads that draw and push, and the clock.
+
+    Args:
+        config: shared tables and the distiller's, with absolute file names.
+        replay: the buffer; used from several threads.
+        attempt: the same on every rank; makes all that is published newer than what an earlier
+            attempt published.
+        ranks: this worker's place among the workers.
+        device: of both networks.
+        journal: file for rank 0's reports; ``None`` writes nothing.
+        metrics: counted in; ``None`` counts nothing.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: DistillerFile,
+        replay: Replay,
+        *,
+        attempt: int,
+        ranks: Ranks | None = None,
+        device: torch.device | None = None,
+        journal: Path | None = None,
+        metrics: DistillerMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config, self._replay, self._attempt = config, replay, attempt
+        self._ranks, self._device = ranks or Ranks(), device or torch.device("cpu")
+        self._metrics, self._clock = metrics, clock
+        self.tally = Tally()
+        self.budget = Budget(config.run, self.tally, clock=clock)
+        self.pair = build_pair(config, ranks=self._ranks, device=self._device)
+        self._step = self._build_step()
+        self._loader = self._build_loader()
+        self._pusher = PriorityPusher(replay)
+        self._reporter = self._build_reporter(journal) if self._ranks.leads else None
+        self._stack = ExitStack()
+        self._busy_seconds = 0.0
+        self._waiting_counted = 0.0
+        self._earlier_busy, self._earlier_waiting = 0.0, 0.0
+        self._save_at = clock() + config.distiller.checkpoint_seconds
+
+    def _build_step(self) -> DistillationStep:
+        generator = torch.Generator(self._device)
+        generator.manual_seed(self._seed(AUGMENTATION))
+        return DistillationStep(
+            self.pair.trained,
+            self.pair.teacher,
+            self._config.distiller,
+            device=self._device,
+            autocast=autocast_dtype(self._config.run.precision, self._device),
+            generator=generator,
+        )
+
+    def _build_loader(self) -> ReplayLoader:
+        table = self._config.distiller
+        return ReplayLoader(
+            self._replay,
+            batch_size=table.batch_size,
+            prefetch=table.prefetch,
+            seed=self._seed(DRAWS),
+            max_waiting_seconds=table.max_waiting_seconds,
+            student_step=lambda: self.tally.step,
+        )
+
+    def _build_reporter(self, journal: Path | None) -> Reporter:
+        return Reporter(
+            self._config,
+            self._replay,
+            self.pair,
+            tally=self.tally,
+            budget=self.budget,
+            attempt=self._attempt,
+            device=self._device,
+            journal=journal,
+            clock=self._clock,
+        )
+
+    def _seed(self, purpose: int) -> int:
+        """Differs between ranks and attempts: no two of them draw the same samples."""
+        parts = [self._config.run.seed, self._ranks.rank, self._attempt, purpose]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+    def __enter__(self) -> Self:
+        if self._reporter is not None:
+            previous = self._replay.progress()
+            if previous is not None:
+                # A crash may have lost the checkpoint that knew of the last evaluation.
+                known = self.tally.evaluation_seconds
+                self.tally.evaluation_seconds = max(known, previous.evaluation_seconds)
+            self.budget.begin(already_seconds=self._replay.info().seconds)
+            self._reporter.begin()
+        self._stack.enter_context(self._pusher)
+        self._stack.enter_context(self._loader)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    @property
+    def version(self) -> Version:
+        """Of everything published now."""
+        return Version(self._attempt, self.tally.step)
+
+    def run(self, save: Callable[[], None]) -> dict[str, Any]:
+        """Trains until the budget is spent; rank 0 then measures and publishes the result.
+
+        Args:
+            save: called on every rank at the same step, whenever a checkpoint is due.
+
+        Returns:
+            The final metrics (see :meth:`Reporter.finish`); empty on the other ranks.
+
+        Raises:
+            Starved: the budget ended before the first batch, or a draw was refused for too long.
+            Diverged: the loss is not finite.
+        """
+        batch: Batch | None = None
+        while True:
+            if self._reporter is not None:
+                self._reporter.keep_appointments()
+            if batch is None:
+                batch = self._loader.poll(POLL_SECONDS)
+            orders = self._agree(batch is not None)
+            if orders.stop:
+                return self._finish()
+            if orders.save:
+                save()
+                self._save_at = self._clock() + self._config.distiller.checkpoint_seconds
+            if orders.ready and batch is not None:
+                self.train_step(batch, orders.share)
+                batch = None
+
+    def _agree(self, ready: bool) -> Orders:
+        """One exchange per round of the loop: who is ready, what rank 0 wants, who worked how long.
+
+        Why a rank without a batch does not simply let the others wait for its gradients: rank 0
+        could neither end the run nor report that it waits.
+        """
+        leads = self._ranks.leads
+        share = self.budget.share if leads else 0.0
+        save = leads and self.tally.step > 0 and self._clock() >= self._save_at
+        waiting = self._loader.waiting_seconds
+        everyone = self._ranks.gather([share, save, ready, self._busy_seconds, waiting])
+        self.tally.busy_seconds = self._earlier_busy + sum(row[3] for row in everyone)
+        self.tally.waiting_seconds = self._earlier_waiting + sum(row[4] for row in everyone)
+        share, save_order = everyone[0][:2]
+        all_ready = all(row[2] for row in everyone)
+        return Orders(share, ready=all_ready, save=bool(save_order), stop=share >= 1.0)
+
+    def train_step(self, batch: Batch, share: float) -> StepResult:
+        """One step of this rank.
+
+        Args:
+            batch: drawn by this rank.
+            share: of the budget that is spent, in [0, 1]; the same on every rank.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        if self.tally.first_share is None:
+            self.tally.first_share = share
+            if self._reporter is not None:
+                self._reporter.note_first_step()
+        started = self._clock()
+        rate = learning_rate(self._config.distiller, share, first_share=self.tally.first_share)
+        result = self._step(batch, learning_rate=rate)
+        seconds = self._clock() - started
+        self._count(batch, result, seconds)
+        self._pusher.push(batch.identities, result.priorities, self.version)
+        if self._reporter is not None:
+            self._reporter.note(batch, result, learning_rate=rate)
+        return result
+
+    def _count(self, batch: Batch, result: StepResult, seconds: float) -> None:
+        self.tally.step += 1
+        self.tally.samples_drawn += len(batch.images) * self._ranks.size
+        self.tally.elapsed_seconds = self.budget.elapsed_seconds
+        self._busy_seconds += seconds
+        waited = self._loader.waiting_seconds - self._waiting_counted
+        self._waiting_counted += waited
+        if self._metrics is not None:
+            self._metrics.observe_step(result, seconds=seconds, waited_seconds=waited)
+
+    def _finish(self) -> dict[str, Any]:
+        if self.tally.step == 0:
+            size, needed = self._replay.info().size, self._config.buffer.minimum
+            raise Starved(
+                f"run.seconds ({self._config.run.seconds}): the budget ended before the first "
+                f"student step; the buffer holds {size} of the {needed} samples it needs. Give "
+                "more time, or lower buffer.min_size_to_sample"
+            )
+        return {} if self._reporter is None else self._reporter.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the student's weights: tensors, numbers and containers only."""
+        return {
+            "tally": self.tally.as_dict(),
+            "optimizer": self._step.optimizer.state_dict(),
+            "augmentation": self._step.generator.get_state(),
+            "torch": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, student: StateDict, state: Mapping[str, Any]) -> None:
+        """Goes on where a checkpoint was taken; before the context is entered.
+
+        Why only rank 0 takes over the random states: they are rank 0's, and the other ranks must
+        not repeat its crops.
+
+        Raises:
+            ModelError: the weights do not fit the student.
+        """
+        load_weights(self.pair.student.network, student, origin="the checkpoint")
+        self.tally.update(state["tally"])
+        self._step.optimizer.load_state_dict(state["optimizer"])
+        self._earlier_busy = self.tally.busy_seconds
+        self._earlier_waiting = self.tally.waiting_seconds
+        if self._ranks.leads:
+            self._step.generator.set_state(state["augmentation"])
+            torch.set_rng_state(state["torch"])

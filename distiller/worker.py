@@ -1,0 +1,109 @@
+"""What each Ray Train worker runs: the only place of the training that knows Ray Train."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import ray.train
+import ray.train.torch
+import torch
+from prometheus_client import CollectorRegistry
+
+from buffer.errors import ConfigError, Diverged, ModelError, SsdkdError, Starved
+from buffer.interface import Replay
+from buffer.replay import ReplayBuffer
+from distiller import checkpoint
+from distiller.config import DistillerFile
+from distiller.metrics import DistillerMetrics
+from distiller.ranks import Ranks
+from distiller.trainer import Trainer
+
+LASTING = (ConfigError, Diverged, ModelError, Starved)
+
+
+class Settings(TypedDict):
+    """What a worker is told: plain data, absolute paths (Ray changes the working folder)."""
+
+    config: dict[str, Any]
+    """A :class:`~distiller.config.DistillerFile` as plain data."""
+    url: str
+    """Of the Redis server."""
+    journal: str
+    """File for rank 0's reports."""
+    threads: int
+    """Threads of one worker's tensor operations."""
+
+
+def train_loop(plain: dict[str, Any]) -> SsdkdError | None:
+    """Trains until the budget is spent, from the newest checkpoint if there is one.
+
+    Args:
+        plain: :class:`Settings`, as Ray Train hands them over.
+
+    Returns:
+        An error that starting again would not mend: Ray Train would, if it were raised.
+    """
+    settings = cast(Settings, plain)
+    torch.set_num_threads(settings["threads"])
+    config = DistillerFile.model_validate(settings["config"])
+    replay = ReplayBuffer(config.buffer, url=settings["url"], run=config.run.name)
+    try:
+        _train(config, replay, Path(settings["journal"]))
+    except LASTING as error:
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # the other ranks may wait for this one: only Ray can end them
+        return error
+    finally:
+        replay.close()
+    return None
+
+
+def _train(config: DistillerFile, replay: Replay, journal: Path) -> None:
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
+    attempt = _begin_attempt(replay, ranks)
+    torch.manual_seed(config.run.seed + 1000 * attempt + ranks.rank)
+    trainer = Trainer(
+        config,
+        replay,
+        attempt=attempt,
+        ranks=ranks,
+        device=device,
+        journal=journal,
+        metrics=DistillerMetrics(CollectorRegistry()),
+    )
+    resume(trainer)
+    with trainer:
+        metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))
+        report(trainer, ranks, metrics)
+
+
+def _begin_attempt(replay: Replay, ranks: Ranks) -> int:
+    """One attempt number for all ranks, handed out to rank 0."""
+    own = replay.begin_attempt("distiller") if ranks.leads else 0
+    return int(ranks.gather([own])[0][0])
+
+
+def resume(trainer: Trainer) -> None:
+    """Goes on from the newest checkpoint Ray knows of, if there is one."""
+    found = ray.train.get_checkpoint()
+    if found is None:
+        return
+    with found.as_directory() as folder:
+        trainer.load_state_dict(*checkpoint.load(Path(folder)))
+
+
+def report(trainer: Trainer, ranks: Ranks, metrics: Mapping[str, Any]) -> None:
+    """Hands Ray a checkpoint and metrics. A barrier: every rank calls it equally often."""
+    if not ranks.leads:
+        ray.train.report({})
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        student = trainer.pair.student.network.state_dict()
+        checkpoint.save(Path(folder), student, trainer.state_dict())
+        saved = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(dict(metrics), checkpoint=saved)

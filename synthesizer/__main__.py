@@ -1,0 +1,113 @@
+"""Runs the configured synthesizers against a running Redis: ``python -m synthesizer``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from buffer.config import override, parse, read_raw, redis_url
+from buffer.errors import ConfigError, SsdkdError
+from synthesizer.config import SynthesizerFile
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+FINISH_SECONDS = 30.0
+"""Rounds in hand may take so long to end after Ctrl-C."""
+
+logger = logging.getLogger("synthesizer")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs until Ctrl-C or until a synthesizer fails; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        raw = override(read_raw(options.config), options.set)
+        config = parse(SynthesizerFile, raw)
+        url = required_url(config)
+        logging.basicConfig(level=config.run.log_level.upper())
+        _run(config, url)
+    except SsdkdError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def required_url(config: SynthesizerFile) -> str:
+    """The URL of the running Redis.
+
+    Raises:
+        ConfigError: none is configured.
+    """
+    url = redis_url(config.buffer)
+    if url is None:
+        raise ConfigError(
+            "buffer.url (None): a synthesizer on its own inserts into a Redis that runs already; "
+            "set buffer.url or SSDKD_REDIS_URL, or use `ssdkd run`, which starts one"
+        )
+    return url
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m synthesizer", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="replaces one setting; may be repeated",
+    )
+    return parser
+
+
+def _run(config: SynthesizerFile, url: str) -> None:
+    # Imported late: --help and configuration errors need neither torch nor ray.
+    import ray
+
+    from buffer.models import build
+    from synthesizer.inverter import validate
+    from synthesizer.service import start
+
+    validate(config, build(config.teacher))
+    ray.init(address=config.run.ray_address, namespace=f"ssdkd-{config.run.name}")
+    try:
+        actors = [start(config, url=url, index=i) for i in range(config.synthesizer.actors)]
+        _supervise(actors)
+    finally:
+        ray.shutdown()
+
+
+def _supervise(actors: list[Any]) -> None:
+    """Waits for Ctrl-C or SIGTERM, then lets rounds in hand finish; a failed actor ends all."""
+    import ray
+
+    stop_asked = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stop_asked
+        stop_asked = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    runs = [actor.run.remote() for actor in actors]
+    try:
+        while not stop_asked:
+            ended, _ = ray.wait(runs, timeout=0.5)
+            if ended:
+                ray.get(ended)
+    except ray.exceptions.RayError as error:
+        raise SsdkdError(f"a synthesizer failed: {error}") from error
+    finally:
+        for actor in actors:
+            actor.stop.remote()
+        ray.wait(runs, num_returns=len(runs), timeout=FINISH_SECONDS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,42 @@
+"""What a synthesizer measures of itself, as Prometheus objects on a registry that is passed in."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class SynthesizerMetrics:
+    """The metrics of one synthesizer.
+
+    Args:
+        registry: where they are registered; one fresh registry per actor and per test.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.images = Counter(
+            "ssdkd_synthesizer_images_total", "Images inserted.", registry=registry
+        )
+        self.rounds = Counter(
+            "ssdkd_synthesizer_rounds_total", "Rounds inserted.", registry=registry
+        )
+        self.busy = Counter(
+            "ssdkd_synthesizer_busy_seconds_total",
+            "Time spent making and inserting images.",
+            registry=registry,
+        )
+        self.waiting = Counter(
+            "ssdkd_synthesizer_waiting_seconds_total",
+            "Time spent waiting for permits, or for a buffer that is away.",
+            registry=registry,
+        )
+        self.loss = Gauge(
+            "ssdkd_synthesizer_loss",
+            "Mean of each loss term in the newest round, before its weight.",
+            ["term"],
+            registry=registry,
+        )
+        self.student_lag = Gauge(
+            "ssdkd_synthesizer_student_lag_steps",
+            "Student steps between the newest progress and the snapshot in use.",
+            registry=registry,
+        )

@@ -1,0 +1,101 @@
+"""The Ray edge: a synthesizer as an actor that can be created on any node from plain data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from typing import Any
+
+import ray
+
+from buffer.config import parse
+from synthesizer.config import SynthesizerFile
+
+
+class SynthesizerService:
+    """One synthesizer behind Ray. Constructed from plain data only.
+
+    ``run`` occupies the actor's main thread; ``status`` and ``stop`` answer meanwhile from the
+    concurrency group ``control``.
+
+    Args:
+        config: the tables of :class:`~synthesizer.config.SynthesizerFile` as JSON.
+        url: of the Redis server.
+        index: number of this synthesizer; names the producer.
+        threads: CPU threads of torch.
+    """
+
+    def __init__(self, config: str, *, url: str, index: int, threads: int) -> None:
+        # Imported here: the driver that only starts actors needs neither torch nor redis.
+        import torch
+
+        from buffer.replay import ReplayBuffer
+        from synthesizer.actor import Synthesizer
+
+        tables = parse(SynthesizerFile, json.loads(config))
+        logging.basicConfig(level=tables.run.log_level.upper())
+        producer = f"synthesizer-{index}"
+        self._replay = ReplayBuffer(tables.buffer, url=url, run=tables.run.name)
+        # A restarted actor must not make its predecessor's images again.
+        attempt = self._replay.begin_attempt(producer)
+        self._synthesizer = Synthesizer(
+            tables,
+            self._replay,
+            producer=producer,
+            device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"),
+            threads=threads,
+            seed=actor_seed(tables.run.seed, index, attempt),
+        )
+
+    def run(self) -> None:
+        """Makes images until :meth:`stop`; see :meth:`~synthesizer.actor.Synthesizer.run`."""
+        self._synthesizer.run()
+
+    @ray.method(concurrency_group="control")
+    def status(self) -> dict[str, Any]:
+        """:class:`~synthesizer.actor.SynthesizerStatus` as a dictionary, and ``pid``."""
+        return asdict(self._synthesizer.status()) | {"pid": os.getpid()}
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        """Lets :meth:`run` end after the round in hand."""
+        self._synthesizer.stop()
+
+
+def actor_seed(seed: int, index: int, attempt: int) -> int:
+    """A seed in [0, 2^63) that differs between actors, and between an actor and its successor."""
+    import numpy as np
+
+    words = np.random.SeedSequence([seed, index, attempt]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def options(config: SynthesizerFile, *, cpus: float) -> dict[str, Any]:
+    """Ray options of one actor."""
+    return {
+        "num_cpus": cpus,
+        "num_gpus": config.synthesizer.gpus,
+        "concurrency_groups": {"control": 2},
+    }
+
+
+def start(config: SynthesizerFile, *, url: str, index: int, cpus: float | None = None) -> Any:
+    """Creates the actor ``synthesizer-{index}`` in the namespace of the driver.
+
+    It does nothing until its ``run`` is called.
+
+    Args:
+        config: validated; tables of other services are left out of what the actor gets.
+        url: of the Redis server, reachable from every node.
+        index: number of this synthesizer.
+        cpus: of the actor, also its torch threads (at least 1); default: ``synthesizer.cpus``,
+            else 1.
+    """
+    share = cpus or config.synthesizer.cpus or 1.0
+    known = config.model_dump(mode="json", include=set(SynthesizerFile.model_fields))
+    actor = ray.remote(**options(config, cpus=share))(SynthesizerService)
+    return actor.options(name=f"synthesizer-{index}").remote(
+        json.dumps(known), url=url, index=index, threads=max(1, int(share))
+    )

@@ -1,0 +1,101 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy import __version__
+
+SSDKD = Path(sys.executable).with_name("ssdkd")
+
+
+def ssdkd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(
+        [str(SSDKD), *arguments], capture_output=True, text=True, env=environment, cwd=cwd
+    )
+
+
+def test_the_version_is_shown() -> None:
+    assert ssdkd("--version").stdout == f"ssdkd {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["evaluate"], ["configs"]])
+def test_every_command_has_help_and_needs_no_torch_for_it(command: list[str]) -> None:
+    program = (
+        "import sys; from deploy.cli import app; sys.argv = ['ssdkd', *sys.argv[1:]]\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'redis', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_configs_lists_the_shipped_ones() -> None:
+    listed = ssdkd("configs").stdout
+    assert "digits" in listed
+    assert "cifar10-resnet20" in listed
+
+
+def test_the_demo_configuration_is_valid() -> None:
+    done = ssdkd("validate")
+    assert (done.returncode, done.stdout) == (0, "valid\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            "student.factory=distiller.networks:digit_cnn",
+            "did you mean distiller.networks:digits_cnn?",
+        ),
+        ("student.factory=nowhere.at:all", "there is no module nowhere.at"),
+        ("student.kwargs.depth=3", "student: distiller.networks:digits_cnn with kwargs"),
+        ("teacher.weights=missing.pt", "there is no such file"),
+        ("evaluation.data=missing.npz", "evaluation.data"),
+        ("synthesizer.method=magic", "synthesizer.method (magic)"),
+        ("synthesizer.kwargs.inner_steps=0", "synthesizer.kwargs.inner_steps (0)"),
+        ("synthesizer.cpus=99", "would wait forever"),
+        ("distiller.gpus=64", "would wait forever"),
+        ("distiller.teacher_logits=cached", "distiller.teacher_logits"),
+    ],
+)
+def test_validate_refuses_what_only_building_shows(assignment: str, message: str) -> None:
+    done = ssdkd("validate", "--set", assignment)
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_that_do_not_fit_list_the_first_layers(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    from distiller.networks import digits_cnn
+
+    state = digits_cnn(width=8).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "narrow.safetensors")
+    done = ssdkd("validate", "--set", f"teacher.weights={tmp_path / 'narrow.safetensors'}")
+    assert done.returncode == 2
+    assert "does not fit" in done.stderr
+    assert next(iter(state)) in done.stderr
+
+
+def test_a_network_of_the_current_folder_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from distiller.networks import digits_cnn\ndef tiny():\n    return digits_cnn(width=4)\n"
+    )
+    done = ssdkd(
+        "validate", "--set", "student.factory=mine:tiny", "--set", "student.kwargs={}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_evaluating_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
+    done = ssdkd("evaluate", str(tmp_path))
+    assert done.returncode == 2
+    assert "no student.safetensors" in done.stderr

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from buffer.config import BufferTable
+from buffer.memory import InMemoryReplayBuffer
+from buffer.sample import Sample
+from deploy import report
+from deploy.config import DEFAULT_CONFIG, load
+
+
+def samples(count: int, shape: tuple[int, int, int] = (1, 4, 4)) -> list[Sample]:
+    return [
+        Sample(
+            image=np.full(shape, i % 3 * 100, np.uint8),
+            predicted_class=i % 3,
+            confidence=0.9,
+            disagreement=1.0,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gallery_has_a_row_per_class(channels: int) -> None:
+    replay = InMemoryReplayBuffer(BufferTable(capacity=60, probe_capacity=0), seed=0)
+    replay.insert(samples(60, (channels, 4, 4)), producer="p", sequence=1)
+    picture = report.gallery(replay, 3)
+    assert picture is not None
+    grid = np.asarray(picture.convert("L"))
+    factor = grid.shape[1] // (report.GALLERY_COLUMNS * 5 + 1)
+    for row, grey in enumerate((0, 100, 200)):
+        inside = grid[(row * 5 + 1) * factor : (row * 5 + 5) * factor]
+        assert set(np.unique(inside)) == {grey, 255}
+
+
+def test_an_unfilled_buffer_has_no_gallery() -> None:
+    replay = InMemoryReplayBuffer(BufferTable(capacity=60, probe_capacity=0), seed=0)
+    replay.insert(samples(5), producer="p", sequence=1)
+    assert report.gallery(replay, 3) is None
+
+
+def test_a_written_configuration_can_be_run_again(tmp_path: Path) -> None:
+    config = load(DEFAULT_CONFIG)
+    report.write_config(config, tmp_path)
+    assert load(tmp_path / "config.yaml") == config
+
+
+def test_a_password_is_not_written_down(tmp_path: Path) -> None:
+    config = load(DEFAULT_CONFIG, ["buffer.url=redis://:secret@host:1/0"])
+    report.write_config(config, tmp_path)
+    text = (tmp_path / "config.yaml").read_text()
+    assert "secret" not in text
+    assert yaml.safe_load(text)["buffer"]["url"] is None
+
+
+def test_a_result_is_strict_json_and_replaces_an_older_one(tmp_path: Path) -> None:
+    report.write_result({"a": 1}, tmp_path)
+    report.write_result({"a": None}, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text()) == {"a": None}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        report.write_result({"a": float("nan")}, tmp_path)
+
+
+def test_versions_name_what_a_result_depends_on() -> None:
+    assert {"python", "ssdkd", "torch", "ray", "redis"} <= set(report.versions())

@@ -1,0 +1,101 @@
+"""The supervisor with real actors that die in real ways."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from deploy import supervisor as module
+from deploy.supervisor import Supervisor
+
+pytestmark = pytest.mark.integration
+
+
+class Worker:
+    """Counts its rounds until it is told to stop."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails, self.stopping, self.rounds = fails, False, 0
+
+    def run(self) -> None:
+        while not self.stopping:
+            if self.fails:
+                raise ValueError("this one always fails")
+            self.rounds += 1
+            time.sleep(0.01)
+
+    @ray.method(concurrency_group="control")
+    def status(self) -> dict[str, Any]:
+        return {
+            "busy_seconds": 0.01 * self.rounds,
+            "waiting_seconds": 0.0,
+            "rounds": self.rounds,
+            "pid": os.getpid(),
+        }
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        self.stopping = True
+
+
+def starter(*, fails: bool = False) -> Callable[[int], Any]:
+    options: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {"control": 1}}
+    return lambda number: ray.remote(**options)(Worker).remote(fails)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "STATUS_SECONDS", 0.1)
+    monkeypatch.setattr(module, "MAX_DEATHS", 2)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_killed_actor_is_started_again_and_its_work_still_counts() -> None:
+    watch = Supervisor(starter(), 2)
+    watch.start()
+    until(lambda: watch.totals().rounds > 20)
+    victim = watch.statuses()[0]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: watch.totals().restarts == 1)
+    until(lambda: len({s["pid"] for s in watch.statuses()} - {victim}) == 2)
+    before = watch.totals().rounds
+    until(lambda: watch.totals().rounds > before)
+    assert watch.failure() is None
+    watch.stop()
+    assert watch.totals().rounds >= before
+
+
+def test_actors_that_always_fail_are_given_up_with_the_reason() -> None:
+    watch = Supervisor(starter(fails=True), 1)
+    watch.start()
+    until(lambda: watch.failure() is not None)
+    assert "this one always fails" in str(watch.failure())
+    watch.stop()
+
+
+def test_stopping_lets_the_work_in_hand_end() -> None:
+    watch = Supervisor(starter(), 1)
+    watch.start()
+    until(lambda: watch.totals().rounds > 0)
+    watch.stop()
+    assert watch.totals().restarts == 0

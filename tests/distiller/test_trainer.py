@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+
+from buffer.errors import ModelError, Starved
+from buffer.memory import InMemoryReplayBuffer
+from buffer.models import build, from_bytes
+from buffer.params import SamplingParams
+from buffer.version import NEVER, Version
+from distiller import checkpoint
+from distiller.metrics import DistillerMetrics
+from distiller.networks import digits_cnn
+from distiller.step import learning_rate
+from distiller.trainer import Trainer
+
+ARCHIVE_SIZE = 40
+
+
+@pytest.fixture
+def make_replay(make_samples):
+    def make(config, *, probes=16):
+        replay = InMemoryReplayBuffer(config.buffer, seed=0)
+        replay.insert(make_samples(64), producer="p", sequence=0)
+        if probes:
+            members = make_samples(probes, seed=5, split="probe")
+            replay.insert(members, producer="p", sequence=1)
+        return replay
+
+    return make
+
+
+@pytest.fixture
+def test_data(tmp_path, make_samples):
+    samples = make_samples(ARCHIVE_SIZE, seed=7)
+    path = tmp_path / "test.npz"
+    np.savez(
+        path,
+        images=np.stack([sample.image[0] for sample in samples]),
+        labels=np.array([sample.predicted_class for sample in samples]),
+    )
+    return f"evaluation.data={path}"
+
+
+def _never():
+    raise AssertionError("no checkpoint was due")
+
+
+def _run(config, replay, *, attempt=1, save=_never, **settings):
+    with Trainer(config, replay, attempt=attempt, **settings) as trainer:
+        return trainer, trainer.run(save)
+
+
+def test_a_budget_of_steps_is_spent_exactly(make_config, make_replay):
+    config = make_config("run.steps=7")
+    replay = make_replay(config)
+    _, metrics = _run(config, replay)
+    assert metrics["student_steps"] == 7
+    assert metrics["samples_drawn"] == 7 * 16
+    assert replay.info().updates.applied > 0
+    assert metrics["inserted_at_first_step"] == 64
+    assert 0 < metrics["first_step_at_seconds"] <= metrics["elapsed_seconds"]
+    assert metrics["busy_seconds"] > 0
+    assert metrics["student_accuracy"] is None
+
+
+def test_a_budget_of_seconds_ends_the_training(make_config, make_replay):
+    config = make_config("run.steps=null", "run.seconds=0.5")
+    _, metrics = _run(config, make_replay(config))
+    assert metrics["student_steps"] >= 1
+    assert metrics["elapsed_seconds"] == pytest.approx(0.5, abs=0.3)
+
+
+def test_the_end_is_published_with_the_final_student(make_config, make_replay):
+    config = make_config("run.steps=5")
+    replay = make_replay(config)
+    trainer, _ = _run(config, replay, attempt=3)
+    progress = replay.progress()
+    assert progress.version == Version(3, 5)
+    assert progress.phase == "finished"
+    assert progress.elapsed_share == 1.0
+    version, weights = replay.fetch_student(newer_than=NEVER)
+    assert version == Version(3, 5)
+    published, own = from_bytes(weights), trainer.pair.student.network.state_dict()
+    assert all(torch.equal(published[name], own[name]) for name in own)
+
+
+def test_the_student_learns_what_the_teacher_says(make_config, make_replay, test_data):
+    config = make_config("run.steps=150", test_data, "distiller.batch_size=32")
+    _, metrics = _run(config, make_replay(config))
+    untrained = make_config("run.steps=1", "distiller.learning_rate=1e-9", test_data)
+    _, before = _run(untrained, make_replay(untrained))
+    assert metrics["teacher_accuracy"] == 100.0
+    assert metrics["student_accuracy"] > before["student_accuracy"] + 10
+    assert metrics["student_accuracy"] == metrics["agreement"]
+    assert metrics["loyalty"] > before["loyalty"]
+
+
+def test_the_curve_has_a_point_for_every_share_and_the_end(make_config, make_replay, test_data):
+    config = make_config("run.steps=20", "evaluation.every_share=0.25", test_data)
+    _, metrics = _run(config, make_replay(config))
+    assert [(step, share) for step, _, share, _ in metrics["curve"]] == [
+        (5, 0.25),
+        (10, 0.5),
+        (15, 0.75),
+        (20, 1.0),
+    ]
+    assert metrics["curve"][-1][3] == metrics["student_accuracy"]
+    assert metrics["evaluation_seconds"] > 0
+
+
+def test_test_data_never_touches_the_training(make_config, make_replay, test_data):
+    def trained(*more):
+        config = make_config("run.steps=12", "buffer.priority_exponent=0", *more)
+        trainer, _ = _run(config, make_replay(config))
+        return trainer.pair.student.network.state_dict()
+
+    without, measured = trained(), trained(test_data, "evaluation.every_share=0.1")
+    assert all(torch.equal(without[name], measured[name]) for name in without)
+
+
+def test_each_attempt_draws_and_crops_anew_from_one_initialisation(make_config, make_replay):
+    def trained(attempt, steps):
+        config = make_config(f"run.steps={steps}", "distiller.learning_rate=1e-9")
+        trainer, _ = _run(config, make_replay(config), attempt=attempt)
+        return trainer.pair.student.network.features[1].running_mean
+
+    assert torch.equal(trained(1, 2), trained(1, 2))
+    assert not torch.equal(trained(1, 2), trained(2, 2))
+
+
+def test_a_budget_that_ends_before_the_first_batch_is_an_error(make_config):
+    config = make_config("run.steps=null", "run.seconds=0.3")
+    replay = InMemoryReplayBuffer(config.buffer, seed=0)
+    trainer = Trainer(config, replay, attempt=1)
+    with (
+        trainer,
+        pytest.raises(
+            Starved, match=r"run\.seconds \(0\.3\): the budget ended .* holds 0 of the 32 samples"
+        ),
+    ):
+        trainer.run(_never)
+    assert replay.progress().phase == "filling"
+    assert replay.fetch_student(newer_than=NEVER)[0] == Version(1, 0)
+
+
+def test_a_starved_loader_ends_the_training(make_config):
+    config = make_config("distiller.max_waiting_seconds=0.1")
+    trainer = Trainer(config, InMemoryReplayBuffer(config.buffer, seed=0), attempt=1)
+    with trainer, pytest.raises(Starved, match=r"max_waiting_seconds \(0\.1\)"):
+        trainer.run(_never)
+
+
+def test_reports_are_written_and_published_while_training(make_config, make_replay, tmp_path):
+    config = make_config(
+        "run.steps=40", "distiller.snapshot_seconds=0.001", "distiller.probe_seconds=0.001"
+    )
+    replay = make_replay(config)
+    journal = tmp_path / "metrics.jsonl"
+    _run(config, replay, journal=journal)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(lines) > 20
+    assert [line["version"] for line in lines] == sorted(line["version"] for line in lines)
+    assert lines[0]["phase"] == "filling"
+    assert lines[-1]["phase"] == "finished"
+    training = [line for line in lines if line["phase"] == "distilling"]
+    assert all(line["kl_mean"] > 0 for line in training)
+    assert training[-1]["probe"]["members"] == 16
+    assert training[0]["learning_rate"] > training[-1]["learning_rate"]
+
+
+def test_the_rate_follows_the_budget(make_config, make_replay, make_batch):
+    config = make_config("run.steps=100")
+    trainer = Trainer(config, make_replay(config), attempt=1)
+    trainer.train_step(make_batch(), 0.2)
+    trainer.train_step(make_batch(), 0.6)
+    rate = trainer._step.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(learning_rate(config.distiller, 0.6, first_share=0.2))
+
+
+def test_new_parameters_are_noticed_from_the_batches(make_config, make_replay):
+    config = make_config("run.steps=60", "distiller.probe_seconds=0.001")
+    replay = make_replay(config)
+    assert replay.set_params(SamplingParams(version=Version(4, 2)))
+    _run(config, replay)
+    assert replay.progress().probe.params_version == Version(4, 2)
+
+
+def test_checkpoints_are_due_by_the_clock_but_not_before_the_first_step(make_config, make_replay):
+    config = make_config("run.steps=10", "distiller.checkpoint_seconds=1e-9")
+    saved = []
+    with Trainer(config, make_replay(config), attempt=1) as trainer:
+        trainer.run(save=lambda: saved.append(trainer.tally.step))
+    assert saved == list(range(1, 10))
+
+
+def test_metrics_are_counted(make_config, make_replay):
+    registry = CollectorRegistry()
+    config = make_config("run.steps=4")
+    _run(config, make_replay(config), metrics=DistillerMetrics(registry))
+    assert registry.get_sample_value("ssdkd_distiller_samples_total") == 64
+
+
+def _resumed(config, replay, state, student, **settings):
+    trainer = Trainer(config, replay, **settings)
+    trainer.load_state_dict(student, state)
+    return trainer
+
+
+def test_a_training_goes_on_where_its_checkpoint_was_taken(make_config, make_replay, tmp_path):
+    config = make_config("run.steps=10")
+    first, _ = _run(config, make_replay(config))
+    checkpoint.save(tmp_path, first.pair.student.network.state_dict(), first.state_dict())
+    student, state = checkpoint.load(tmp_path)
+    longer = make_config("run.steps=14")
+    replay = make_replay(longer)
+    second = _resumed(longer, replay, state, student, attempt=2)
+    for name, tensor in first.pair.student.network.state_dict().items():
+        assert torch.equal(second.pair.student.network.state_dict()[name], tensor), name
+    momenta = [s["momentum_buffer"] for s in second._step.optimizer.state.values()]
+    expected = [s["momentum_buffer"] for s in first._step.optimizer.state.values()]
+    assert momenta
+    assert all(map(torch.equal, momenta, expected))
+    with second:
+        metrics = second.run(_never)
+    assert metrics["student_steps"] == 14
+    assert metrics["samples_drawn"] == 14 * 16
+    assert metrics["busy_seconds"] > first.tally.busy_seconds
+    assert metrics["first_step_at_seconds"] == first.tally.first_step_at_seconds
+    assert replay.progress().version == Version(2, 14)
+
+
+def test_the_next_step_after_a_checkpoint_is_the_one_that_was_next(
+    make_config, make_replay, make_batch, tmp_path
+):
+    config = make_config("run.steps=10")
+    first = Trainer(config, make_replay(config), attempt=1)
+    first.train_step(make_batch(seed=1), 0.1)
+    checkpoint.save(tmp_path, first.pair.student.network.state_dict(), first.state_dict())
+    student, state = checkpoint.load(tmp_path)
+    second = _resumed(config, make_replay(config), state, student, attempt=2)
+    expected = first.train_step(make_batch(seed=2), 0.2)
+    result = second.train_step(make_batch(seed=2), 0.2)
+    np.testing.assert_array_equal(result.kl, expected.kl)
+    assert result.loss == expected.loss
+    for ours, theirs in zip(
+        second.pair.student.parameters(), first.pair.student.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_time_spent_before_a_crash_counts(make_config, make_replay):
+    config = make_config("run.steps=null", "run.seconds=100")
+    trainer = Trainer(config, make_replay(config), attempt=2)
+    trainer.tally.elapsed_seconds, trainer.tally.evaluation_seconds = 60.0, 5.0
+    with trainer:
+        assert trainer.budget.share == pytest.approx(0.6, abs=0.05)
+
+
+def test_evaluation_that_no_checkpoint_knows_of_is_not_spent(make_config, make_replay, test_data):
+    config = make_config("run.steps=2", test_data)
+    replay = make_replay(config)
+    _, metrics = _run(config, replay)
+    trainer = Trainer(config, replay, attempt=2)
+    with trainer:
+        assert trainer.tally.evaluation_seconds == metrics["evaluation_seconds"] > 0
+
+
+def test_a_checkpoint_of_another_student_is_refused(make_config, make_replay):
+    config = make_config()
+    trainer = Trainer(config, make_replay(config), attempt=2)
+    with pytest.raises(ModelError, match="the checkpoint does not fit DigitsCNN"):
+        trainer.load_state_dict(digits_cnn(3).state_dict(), trainer.state_dict())
+
+
+def test_the_published_student_can_be_built_from_its_specification(make_config, make_replay):
+    config = make_config("run.steps=3")
+    replay = make_replay(config)
+    trainer, _ = _run(config, replay)
+    _, weights = replay.fetch_student(newer_than=NEVER)
+    rebuilt = build(config.student, weights=from_bytes(weights)).eval()
+    images = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(rebuilt(images), trainer.pair.student.eval()(images))

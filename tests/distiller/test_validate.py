@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from buffer.errors import ConfigError, ModelError
+from distiller.validate import check_networks, validate
+
+
+def test_a_sound_configuration_passes(make_config, tmp_path):
+    path = tmp_path / "test.npz"
+    np.savez(path, images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 5, 9]))
+    validate(make_config(f"evaluation.data={path}"))
+
+
+def test_cached_logits_pass_without_augmentation(make_config):
+    validate(make_config("distiller.teacher_logits=cached", "distiller.crop_padding=0"))
+
+
+@pytest.mark.parametrize(
+    ("assignments", "complaint"),
+    [
+        (
+            ("buffer.capacity=10000", "distiller.batch_size=4097"),
+            "distiller.batch_size (4097) exceeds 4096: the buffer answers no larger draw",
+        ),
+        (
+            ("distiller.batch_size=65",),
+            "buffer.capacity (64) is smaller than a batch (distiller.batch_size 65)",
+        ),
+        (
+            ("distiller.batch_size=33",),
+            "buffer.min_size_to_sample (32) is smaller than a batch (distiller.batch_size 33)",
+        ),
+        (
+            ("distiller.teacher_logits=cached",),
+            "distiller.teacher_logits (cached) with crop_padding (1) and flip (False)",
+        ),
+        (
+            ("distiller.teacher_logits=cached", "distiller.crop_padding=0", "distiller.flip=true"),
+            "distiller.teacher_logits (cached) with crop_padding (0) and flip (True)",
+        ),
+        (
+            ("evaluation.data=/none.npz",),
+            "evaluation.data (/none.npz): there is no such file",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(make_config, assignments, complaint):
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        validate(make_config(*assignments))
+
+
+def test_test_data_from_an_unknown_function_is_refused(make_config):
+    with pytest.raises(ModelError, match="there is no module nowhere"):
+        validate(make_config("evaluation.data=nowhere:data"))
+
+
+def test_networks_that_fit_their_specification_pass(make_config):
+    check_networks(make_config())
+
+
+def test_a_student_of_another_number_of_outputs_is_refused(make_config):
+    config = make_config("student.kwargs={width: 2, num_classes: 3}")
+    with pytest.raises(ModelError, match=r"student\.classes \(10\): .* returns \(2, 3\)"):
+        check_networks(config)
+
+
+def test_a_teacher_that_would_have_to_be_made_first_is_refused(make_config):
+    with pytest.raises(ConfigError, match=r"teacher\.weights \(a\.b:c\) is a function"):
+        check_networks(make_config("teacher.weights=a.b:c"))
