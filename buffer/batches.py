@@ -99,17 +99,17 @@ def check_count(n: int) -> None:
         raise ValueError(f"n ({n}) is not in [1, {MOST_DRAWS}]: the server would be kept too long")
 
 
-def check_version(version: Version) -> None:
-    """Whether a version can be stored.
+def check_uint32(**numbers: int) -> None:
+    """Whether numbers can be stored: ``check_uint32(sequence=3)``.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: one cannot.
     """
-    if not all(0 <= part <= LARGEST_UINT32 for part in version):
-        raise ValueError(
-            f"version {tuple(version)} is not made of two numbers in [0, {LARGEST_UINT32}]: "
-            "it cannot be ordered"
-        )
+    for name, value in numbers.items():
+        if not 0 <= value <= LARGEST_UINT32:
+            raise ValueError(
+                f"{name} ({value}) is not in [0, {LARGEST_UINT32}]: it cannot be stored"
+            )
 
 
 def priority_levels(
@@ -161,6 +161,18 @@ def assemble(samples: Sequence[Sample], draws: Draws, *, student_step: int) -> B
         ages=np.maximum(0, student_step - born),
         params_version=draws.params_version,
         population=draws.population,
+    )
+
+
+def concatenate(rounds: Sequence[Draws]) -> Draws:
+    """Rounds of one draw as one; each sample keeps the distribution it was drawn under."""
+    return Draws(
+        identities=np.concatenate([draws.identities for draws in rounds]),
+        probabilities=np.concatenate([draws.probabilities for draws in rounds]),
+        weights=np.concatenate([draws.weights for draws in rounds]),
+        weight_bound=max(draws.weight_bound for draws in rounds),
+        params_version=rounds[0].params_version,
+        population=rounds[0].population,
     )
 
 

@@ -2,8 +2,9 @@
 
 ::
 
-    header   magic, schema version, split, number of targets, identity, scalars, C H W, lengths
-    crc      CRC32 of everything else
+    header                       magic, schema version, split, targets, scalars, C H W, lengths
+    identity                     shard, incarnation, slot, generation
+    crc                          CRC32 of everything else
     producer, method             UTF-8
     image                        C*H*W bytes
     per target                   lengths and dtype, name, dimensions, raw values
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ from buffer.sample import SCHEMA_VERSION, Identity, Sample, Split
 from buffer.version import Version
 
 MAGIC = b"SSDK"
-_HEADER = struct.Struct("<4sHBB HIII iidd III III HH")
+_HEADER = struct.Struct("<4sHBB iidd III III HH")
+_IDENTITY = struct.Struct("<HIII")
 _CRC = struct.Struct("<I")
 _TARGET = struct.Struct("<B3sB")
 _SPLITS: tuple[Split, ...] = ("train", "probe")
@@ -36,8 +38,24 @@ _DTYPES = frozenset(
 )
 
 
+class Content(NamedTuple):
+    """The bytes of a sample that has no name yet."""
+
+    header: bytes
+    body: bytes
+
+
 def encode(sample: Sample, identity: Identity) -> bytes:
     """The bytes of a sample under its name.
+
+    Raises:
+        SchemaError: see :func:`prepare`.
+    """
+    return seal(prepare(sample), identity)
+
+
+def prepare(sample: Sample) -> Content:
+    """All of a sample's bytes but its name, which is only known once a slot is reserved.
 
     Raises:
         SchemaError: the sample does not fit the schema: an image that is not uint8 ``[C, H, W]``,
@@ -52,18 +70,22 @@ def encode(sample: Sample, identity: Identity) -> bytes:
     try:
         header = _HEADER.pack(
             *(MAGIC, SCHEMA_VERSION, _SPLITS.index(sample.split), len(sample.targets)),
-            *identity,
             *(sample.predicted_class, sample.target_label, sample.confidence),
             *(sample.disagreement, sample.member, *sample.born, *sample.image.shape),
             *(len(producer), len(method)),
         )
         targets = [_encode_target(name, values) for name, values in sample.targets.items()]
-    except (struct.error, ValueError) as error:
-        raise SchemaError(f"sample of {sample.producer!r} does not fit its fields: {error}") from (
-            error
-        )
-    body = b"".join((producer, method, sample.image.tobytes(), *targets))
-    return header + _CRC.pack(zlib.crc32(body, zlib.crc32(header))) + body
+    except struct.error as error:
+        raise SchemaError(
+            f"a number or name of the sample does not fit its field: {error}"
+        ) from error
+    return Content(header, b"".join((producer, method, sample.image.tobytes(), *targets)))
+
+
+def seal(content: Content, identity: Identity) -> bytes:
+    """The bytes of a prepared sample under its name."""
+    head = content.header + _IDENTITY.pack(*identity)
+    return head + _CRC.pack(zlib.crc32(content.body, zlib.crc32(head))) + content.body
 
 
 def decode(data: bytes) -> tuple[Identity, Sample]:
@@ -79,13 +101,15 @@ def decode(data: bytes) -> tuple[Identity, Sample]:
         raise SchemaError(f"magic ({magic!r}) is not {MAGIC!r}: not a sample")
     if version != SCHEMA_VERSION:
         raise SchemaError(f"schema version ({version}) is not {SCHEMA_VERSION}: cannot be read")
+    identity = Identity(*reader.unpack(_IDENTITY))
+    checked = zlib.crc32(data[: reader.offset])
     (crc,) = reader.unpack(_CRC)
-    if crc != zlib.crc32(memoryview(data)[reader.offset :], zlib.crc32(data[: _HEADER.size])):
+    if crc != zlib.crc32(memoryview(data)[reader.offset :], checked):
         raise SchemaError("CRC32 differs: the sample is damaged")
     if split >= len(_SPLITS):
         raise SchemaError(f"split ({split}) is neither 0 nor 1: cannot be read")
-    predicted_class, target_label, confidence, disagreement, member, attempt, step = header[8:15]
-    shape, (producer_length, method_length) = header[15:18], header[18:]
+    predicted_class, target_label, confidence, disagreement, member, attempt, step = header[4:11]
+    shape, (producer_length, method_length) = header[11:14], header[14:]
     sample = Sample(
         producer=reader.text(producer_length),
         method=reader.text(method_length),
@@ -100,7 +124,7 @@ def decode(data: bytes) -> tuple[Identity, Sample]:
         split=_SPLITS[split],
     )
     reader.finish()
-    return Identity(*header[4:8]), sample
+    return identity, sample
 
 
 def _encode_target(name: str, values: NDArray[np.generic]) -> bytes:

@@ -48,6 +48,7 @@ class Connection:
                 decode_responses=False,
                 socket_timeout=SOCKET_TIMEOUT_SECONDS,
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
+                retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             )
         except ValueError as error:
             raise ConfigError(f"buffer.url ({self._where}) is no Redis URL: {error}") from error

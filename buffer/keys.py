@@ -10,9 +10,11 @@ counters            hash    sizes, ring heads, totals, the limiter's ``balance``
 slots               string  24 bytes a slot, six little-endian uint32: state (0 empty, 1 reserved,
                             2 committed), generation, cell, position in the cell, attempt and step
                             of the newest priority update
-cells               hash    cell -> items in it; no field is ever 0
-cell:<cell>         string  uint32 slots of the items in the cell; what lies behind the count in
-                            ``cells`` is left over
+cells               string  directory of the cells that are not empty: uint32 pairs cell, items;
+                            as many as ``cells:index`` has fields, the rest is left over
+cells:index         hash    cell -> its place in the directory
+cell:<cell>         string  uint32 slots of the items in the cell; as many as ``cells`` says, the
+                            rest is left over
 x:<slot>            string  payload, see ``buffer.codec``; may be older or newer than the slot says
 seen                hash    producer -> its newest insert: uint32 epoch, sequence, committed (0 or
                             1), inserted, then until committed uint32 pairs slot, generation
@@ -60,8 +62,9 @@ class Keys:
     def scripted(self) -> list[str]:
         """KEYS of every script, in the order that ``lua/prelude.lua`` names them."""
         names = (
-            *("meta", "params", "counters", "slots", "cells", "cell:", "seen", "permits"),
-            *("schema", "attempts", "progress", "progress:version", "student", "student:version"),
+            *("meta", "params", "counters", "slots", "cells", "cells:index", "cell:"),
+            *("seen", "permits", "schema", "attempts"),
+            *("progress", "progress:version", "student", "student:version"),
         )
         return [self._key(name) for name in names]
 

@@ -24,11 +24,12 @@ from buffer.batches import (
     check_count,
     check_samples,
     check_schema,
-    check_version,
+    check_uint32,
     priority_levels,
     schema_of,
     unweighted,
 )
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
@@ -104,7 +105,10 @@ class InMemoryReplayBuffer:
             RateLimited: the producer has no permit, and the limiter refuses.
         """
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
+        check_uint32(sequence=sequence)
         schema = schema_of(samples)
+        for sample in samples:
+            prepare(sample)
         with self._lock:
             state = self._state
             if sequence <= state.sequences.get(producer, -1):
@@ -158,7 +162,7 @@ class InMemoryReplayBuffer:
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
     ) -> UpdateCounts:
         """See :meth:`buffer.interface.Replay.update_priorities`."""
-        check_version(version)
+        check_uint32(**version._asdict())
         levels = priority_levels(priorities, len(identities))
         with self._lock:
             outcomes = Counter(
@@ -199,7 +203,7 @@ class InMemoryReplayBuffer:
 
     def set_params(self, params: SamplingParams) -> bool:
         """See :meth:`buffer.interface.Replay.set_params`."""
-        check_version(params.version)
+        check_uint32(**params.version._asdict())
         with self._lock:
             if params.version <= self._state.params.version:
                 return False
@@ -216,6 +220,7 @@ class InMemoryReplayBuffer:
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`."""
+        check_uint32(**progress.version._asdict())
         with self._lock:
             last = self._state.progress
             if last is None or last.version <= progress.version:
@@ -228,7 +233,7 @@ class InMemoryReplayBuffer:
 
     def publish_student(self, weights: bytes, *, version: Version) -> None:
         """See :meth:`buffer.interface.Replay.publish_student`."""
-        check_version(version)
+        check_uint32(**version._asdict())
         with self._lock:
             if self._state.student[0] <= version:
                 self._state.student = (version, weights)

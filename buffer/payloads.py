@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from buffer.codec import decode, encode
+from buffer.codec import Content, decode, seal
 from buffer.connection import Connection
 from buffer.errors import SchemaError
 from buffer.keys import Keys
@@ -22,10 +22,10 @@ class Payloads:
         self._keys = keys
         self._expected_bytes = 1
 
-    def store(self, samples: Sequence[Sample], incarnation: int, pairs: NDArray[np.void]) -> None:
-        """Writes samples into the slots ``[n]`` (``slot``, ``generation``) reserved for them."""
+    def store(self, contents: Sequence[Content], incarnation: int, pairs: NDArray[np.void]) -> None:
+        """Writes prepared samples under the names ``[n]`` (``slot``, ``generation``) they got."""
         names = _names(self._keys.shard, incarnation, pairs)
-        payloads = [encode(sample, name) for sample, name in zip(samples, names, strict=True)]
+        payloads = [seal(content, name) for content, name in zip(contents, names, strict=True)]
         keys = self._keys.payloads(name.slot for name in names)
         self._connection.store(dict(zip(keys, payloads, strict=True)))
 

@@ -13,7 +13,7 @@ class ProbeReport(BaseModel):
     """One set of probe samples, measured before and after training under one setting.
 
     The student never trains on probe samples, so the drop of their KL per second is the
-    controller's reward: data-free, and comparable because both measurements are of the same members.
+    controller's reward: data-free, and comparable because both measure the same members.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

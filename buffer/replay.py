@@ -22,12 +22,14 @@ from buffer.batches import (
     check_count,
     check_samples,
     check_schema,
-    check_version,
+    check_uint32,
+    concatenate,
     identity_array,
     priority_levels,
     schema_of,
     unweighted,
 )
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.connection import Connection
 from buffer.errors import RateLimited
@@ -121,9 +123,11 @@ class ReplayBuffer:
             RateLimited: the producer has no permit, and the limiter refuses.
         """
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
+        check_uint32(sequence=sequence)
         schema = schema_of(samples)
         # The order in which slots are reserved.
         ordered = sorted(samples, key=lambda sample: sample.split == "probe")
+        contents = [prepare(sample) for sample in ordered]
         probes = sum(sample.split == "probe" for sample in samples)
         name = Insert(producer, self._epoch(producer), sequence)
         answer = self._scripts.reserve(name, len(samples) - probes, probes, schema)
@@ -134,7 +138,7 @@ class ReplayBuffer:
         if isinstance(answer, Misfit):
             check_schema(answer.name, schema[answer.name], answer.stored)
         assert isinstance(answer, Reserved)
-        self._payloads.store(ordered, answer.incarnation, answer.pairs)
+        self._payloads.store(contents, answer.incarnation, answer.pairs)
         labels = np.array([sample.predicted_class for sample in ordered])
         levels = level_of([sample.disagreement for sample in ordered]).astype(np.int64)
         visible = self._scripts.commit(
@@ -145,22 +149,20 @@ class ReplayBuffer:
     def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
-        seeds = self._seeds(seed)
         samples: list[Sample] = []
-        answers: list[Drawn] = []
-        for attempt in range(REDRAW_ROUNDS):
-            answer = self._scripts.sample(
-                n - len(samples), int(seeds[attempt]), redraw=bool(answers)
-            )
+        rounds: list[Draws] = []
+        for round_seed in self._seeds(seed):
+            answer = self._scripts.sample(n - len(samples), round_seed, redraw=bool(rounds))
             if isinstance(answer, Refused):
                 raise RateLimited(answer.reason, answer.retry_after_seconds)
             found = self._payloads.read(answer.incarnation, answer.draws)
             intact = np.array([sample is not None for sample in found])
             samples += [sample for sample in found if sample is not None]
-            answers.append(answer._replace(draws=answer.draws[intact]))
+            rounds.append(self._draws(answer, intact))
             if len(samples) == n:
-                return assemble(samples, self._draws(answers), student_step=student_step)
+                return assemble(samples, concatenate(rounds), student_step=student_step)
             self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
+        # What was counted for this draw stays counted: the limiter errs by one batch.
         raise RateLimited("drawn samples were evicted faster than they could be fetched", 0.1)
 
     def probe(self, n: int) -> Batch:
@@ -177,7 +179,7 @@ class ReplayBuffer:
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
     ) -> UpdateCounts:
         """See :meth:`buffer.interface.Replay.update_priorities`."""
-        check_version(version)
+        check_uint32(**version._asdict())
         updates = np.empty(len(identities), dtype=UPDATE)
         updates["level"] = priority_levels(priorities, len(identities))
         for field in ("incarnation", "slot", "generation"):
@@ -215,7 +217,7 @@ class ReplayBuffer:
 
     def set_params(self, params: SamplingParams) -> bool:
         """See :meth:`buffer.interface.Replay.set_params`."""
-        check_version(params.version)
+        check_uint32(**params.version._asdict())
         return self._scripts.set_params(params)
 
     def begin_attempt(self, role: str) -> int:
@@ -224,6 +226,7 @@ class ReplayBuffer:
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`."""
+        check_uint32(**progress.version._asdict())
         value = progress.model_dump_json().encode()
         self._connection.publish(self._keys.progress, value, progress.version)
 
@@ -234,7 +237,7 @@ class ReplayBuffer:
 
     def publish_student(self, weights: bytes, *, version: Version) -> None:
         """See :meth:`buffer.interface.Replay.publish_student`."""
-        check_version(version)
+        check_uint32(**version._asdict())
         self._connection.publish(self._keys.student, pack(weights, version), version)
 
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
@@ -262,33 +265,30 @@ class ReplayBuffer:
                 self._epochs[producer] = self._connection.increment(self._keys.epochs, producer)
             return self._epochs[producer]
 
-    def _seeds(self, seed: int | None) -> NDArray[np.uint32]:
+    def _seeds(self, seed: int | None) -> list[int]:
         """A 31-bit seed for each round, mixed: the server's generator takes them as they are."""
         if seed is None:
             with self._lock:
                 seed = int(self._generator.integers(2**63))
-        return np.random.SeedSequence(seed).generate_state(REDRAW_ROUNDS) >> np.uint32(1)
+        words = np.random.SeedSequence(seed).generate_state(REDRAW_ROUNDS)
+        return [int(word) >> 1 for word in words]
 
     def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
         return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])
 
-    def _draws(self, answers: Sequence[Drawn]) -> Draws:
-        """All rounds of a draw as one; each sample keeps the distribution it was drawn under."""
-        weights = [
-            importance_weights(
-                [*answer.draws["probability"], answer.smallest],
-                answer.population,
-                answer.importance_exponent,
-            )
-            for answer in answers
-        ]
+    def _draws(self, answer: Drawn, intact: NDArray[np.bool_]) -> Draws:
+        """What is known of the draws that stand."""
+        draws = answer.draws[intact]
+        weights = importance_weights(
+            [*draws["probability"], answer.smallest], answer.population, answer.importance_exponent
+        )
         return Draws(
-            np.concatenate([self._identities(a.incarnation, a.draws) for a in answers]),
-            np.concatenate([answer.draws["probability"] for answer in answers]),
-            np.concatenate([weight[:-1] for weight in weights]),
-            max(float(weight[-1]) for weight in weights),
-            answers[0].params_version,
-            answers[0].population,
+            identities=self._identities(answer.incarnation, draws),
+            probabilities=draws["probability"],
+            weights=weights[:-1],
+            weight_bound=float(weights[-1]),
+            params_version=answer.params_version,
+            population=answer.population,
         )
 
 

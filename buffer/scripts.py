@@ -227,7 +227,7 @@ class Scripts:
         return Picture(
             float(seconds),
             {name.decode(): float(value) for name, value in _pairs(counters)},
-            {int(cell): int(count) for cell, count in _pairs(cells)},
+            dict(np.frombuffer(cells, dtype="<u4").reshape(-1, 2).tolist()),
         )
 
     def _creation(self) -> tuple[int, str, str]:

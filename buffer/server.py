@@ -7,6 +7,7 @@ terminal does not reach it: those who use it end first.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,8 @@ STOP_SECONDS = 5.0
 LONGEST_SOCKET_PATH = 103
 """Bytes that fit a socket's address everywhere (Linux has 107, macOS 103)."""
 
-# Runs between fork and exec, in a fresh interpreter: a hook inside this process is not safe once
-# it has threads. The signal is bound to the thread that starts the server; exec keeps it.
+# Runs in a fresh interpreter that then becomes the server: a hook between this process's fork and
+# exec would not be safe once it has threads. The signal comes when the starting thread ends.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -60,10 +61,13 @@ class RedisServer:
             binary: the server's executable; default: :func:`find_binary`.
 
         Raises:
-            ConfigError: there is no redis-server, or the folder's path is too long for a socket.
+            ConfigError: there is no redis-server, it is no executable, or the folder's path is
+                too long for a socket.
             BufferUnavailable: the server ended or did not answer; its log is in the message.
         """
         executable = binary or find_binary()
+        if shutil.which(executable) is None:
+            raise ConfigError(f"binary ({executable}) is no executable: no server can be started")
         home = Path(tempfile.mkdtemp(prefix="ssdkd-", dir=folder or _short_temporary_folder()))
         try:
             if len(bytes(home / "redis.sock")) > LONGEST_SOCKET_PATH:
@@ -152,21 +156,16 @@ def _launch(executable: str, home: Path) -> subprocess.Popen[bytes]:
         *("--maxmemory-policy", "noeviction"),
     ]
     if sys.platform == "linux":
-        import os
-
         guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         command = guard + command
     with (home / "redis.log").open("wb") as log:
-        try:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ConfigError(f"redis-server ({executable}) cannot be run: {error}") from error
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def _short_temporary_folder() -> Path | None:

@@ -81,7 +81,7 @@ def _train(model: NormalizedModel, inputs: torch.Tensor, labels: torch.Tensor) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     model.train()
     for _ in range(EPOCHS):
-        for chosen in torch.randperm(len(inputs)).split(BATCH):
+        for chosen in torch.split(torch.randperm(len(inputs)), BATCH):
             down, right = torch.randint(-1, 2, (2,)).tolist()
             shifted = F.pad(inputs[chosen], (1, 1, 1, 1))
             batch = shifted[:, :, 1 + down : 9 + down, 1 + right : 9 + right]

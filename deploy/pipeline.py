@@ -57,7 +57,7 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
     Raises:
         SsdkdError: a service could not be started or kept running; what there is was saved.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    report.clear(out)
     report.write_config(config, out)
     with ExitStack() as stack:
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
@@ -129,7 +129,8 @@ def _train(
 ) -> _Outcome:
     """Starts the services, waits for the student, stops the services."""
     outcome = _Outcome()
-    actor_cpus, worker_cpus = cpu_shares(config, ray.cluster_resources().get("CPU", 0.0))
+    cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+    actor_cpus, worker_cpus = cpu_shares(config, cpus)
     supervisor = Supervisor(
         lambda number: start_synthesizer(config, url=url, index=number, cpus=actor_cpus),
         config.synthesizer.actors,

@@ -26,6 +26,13 @@ GALLERY_DRAWS = 4096
 MAX_ROWS = 100
 
 
+def clear(out: Path) -> None:
+    """Makes the output folder and removes an earlier run's results, so that none is mistaken."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("result.json", "student.safetensors", "samples.png", "controller.jsonl"):
+        (out / name).unlink(missing_ok=True)
+
+
 def write_config(config: PipelineConfig, out: Path) -> None:
     """Writes the configuration as resolved; a Redis URL with a password is left out."""
     tables = config.model_dump(mode="json")

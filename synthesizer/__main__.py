@@ -1,9 +1,10 @@
-"""Runs the configured synthesizers against a running Redis: ``python -m synthesizer``."""
+"""Runs the configured synthesizers on a running Ray cluster, against a running Redis."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         raw = override(read_raw(options.config), options.set)
         config = parse(SynthesizerFile, raw)
-        url = required_url(config)
+        url, address = required_url(config), required_cluster(config)
         logging.basicConfig(level=config.run.log_level.upper())
-        _run(config, url)
+        _run(config, url, address)
     except SsdkdError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -53,6 +54,23 @@ def required_url(config: SynthesizerFile) -> str:
     return url
 
 
+def required_cluster(config: SynthesizerFile) -> str:
+    """The address of the running Ray cluster.
+
+    Why none is looked for: the first one found could be the private cluster of another run.
+
+    Raises:
+        ConfigError: none is configured.
+    """
+    address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        raise ConfigError(
+            "run.ray_address (None): synthesizers on their own need a Ray cluster that runs "
+            "already; set run.ray_address or RAY_ADDRESS, or use `ssdkd run`, which starts one"
+        )
+    return address
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m synthesizer", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run")
@@ -66,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(config: SynthesizerFile, url: str) -> None:
+def _run(config: SynthesizerFile, url: str, address: str) -> None:
     # Imported late: --help and configuration errors need neither torch nor ray.
     import ray
 
@@ -75,7 +93,7 @@ def _run(config: SynthesizerFile, url: str) -> None:
     from synthesizer.service import start
 
     validate(config, build(config.teacher))
-    ray.init(address=config.run.ray_address, namespace=f"ssdkd-{config.run.name}")
+    ray.init(address=address, namespace=f"ssdkd-{config.run.name}", log_to_driver=False)
     try:
         actors = [start(config, url=url, index=i) for i in range(config.synthesizer.actors)]
         _supervise(actors)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from buffer.models import NormalizedModel
-from synthesizer.statistics import LayerMoments, Recorded, batchnorm_layers, recording
-from synthesizer.statistics import running_moments as layer_running_moments
+from synthesizer.statistics import Recorded, batchnorm_layers, recording
 
 
 def freeze(model: NormalizedModel, device: torch.device) -> NormalizedModel:
@@ -37,11 +36,6 @@ class Teacher:
         self.model = freeze(model, device or torch.device("cpu"))
         self.classes = classes
         self.layers = batchnorm_layers(self.model)
-
-    @property
-    def running_moments(self) -> list[LayerMoments]:
-        """What each BatchNorm layer remembers of the training data, in order of definition."""
-        return [layer_running_moments(layer) for layer in self.layers]
 
     def logits(self, images: Tensor) -> Tensor:
         """``[B, K]`` logits of images ``[B, C, H, W]`` in [0, 1]."""

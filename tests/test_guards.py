@@ -18,6 +18,7 @@ reason = "needs a CUDA device"
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """An empty session with our conftest and one allowed skip."""
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(CONFTEST.read_text().replace("GRACE_SECONDS = 10.0", "GRACE_SECONDS = 2"))
     (pytester.path / "allowed_skips.toml").write_text(ALLOWED)
     return pytester

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from buffer.errors import ConfigError, SsdkdError
 
 if TYPE_CHECKING:
     from types import FrameType
+
+POLL_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,22 +98,25 @@ def _run_in_cluster(config: ControllerFile, url: str, journal: Path, address: st
     from buffer.controller.service import create
 
     ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
+    asked = threading.Event()
+    _on_signal(asked.set)
     try:
         actor = create(config, url=url, log=journal)
-        ended = actor.run.remote()
-        _on_signal(lambda: actor.stop.remote())
-        ray.get(ended)
+        running = [actor.run.remote()]
+        while running and not asked.is_set():
+            ended, running = ray.wait(running, timeout=POLL_SECONDS)
+            ray.get(ended)
     except ray.exceptions.RayError as error:
         raise SsdkdError(f"the controller failed: {error}") from error
     finally:
         ray.shutdown()
 
 
-def _on_signal(stop: Callable[[], object]) -> None:
-    """Calls ``stop`` on Ctrl-C and SIGTERM."""
+def _on_signal(call: Callable[[], None]) -> None:
+    """Calls on Ctrl-C and SIGTERM; ``call`` must be safe wherever the main thread is."""
 
     def note(signum: int, frame: FrameType | None) -> None:
-        stop()
+        call()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from buffer.config import SharedTables, Table, explain
 from buffer.errors import ConfigError
@@ -21,6 +21,12 @@ class ControllerTable(Table):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Settings of the policy: ``reward`` for each; ``arms`` for ``random`` and ``learned``;
     ``discount`` and ``exploration`` for ``learned``."""
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads a bare ``off`` as false."""
+        return "off" if value is False else value
 
 
 class ControllerFile(SharedTables):

@@ -19,6 +19,8 @@ for at = 1, #ARGV[2], 8 do
     discarded = discarded + 1
   end
 end
-count('size', -discarded)
-count('evicted', discarded)
+if discarded > 0 then
+  count('size', -discarded)
+  count('evicted', discarded)
+end
 return discarded

@@ -2,8 +2,8 @@
 --
 -- KEYS  all keys of buffer/keys.py that scripts use, in the order of the next lines; CELL is a
 --       prefix, completed with a cell's number (keys.py says why that is sound)
-local META, PARAMS, COUNTERS, SLOTS, CELLS, CELL, SEEN, PERMITS = unpack(KEYS, 1, 8)
-local SCHEMA = KEYS[9]
+local META, PARAMS, COUNTERS, SLOTS, CELLS, INDEX, CELL = unpack(KEYS, 1, 7)
+local SEEN, PERMITS, SCHEMA = unpack(KEYS, 8, 10)
 
 -- The answer of a server that holds no buffer: the client initialises it and asks again.
 local LOST = {ok = 'SSDKD_LOST'}
@@ -11,6 +11,7 @@ local LOST = {ok = 'SSDKD_LOST'}
 local RESERVED, COMMITTED = 1, 2
 local RECORD, RECORD_BYTES = '<I4I4I4I4I4I4', 24
 local GENERATION_AT, POSITION_AT = 4, 12
+local CELL_BYTES = 8
 local PERMIT = '<I4d'
 local SEEN_HEAD, SEEN_BYTES = '<I4I4I4I4', 16
 local COHORTS, COHORTS_PER_BUFFER = 256, 8
@@ -49,26 +50,62 @@ local function write_slot(record)
     record.generation, record.cell, record.position, record.attempt, record.step))
 end
 
--- Appends to a cell; the caller writes the record.
+local function uint32(key, at)
+  return (struct.unpack('<I4', redis.call('GETRANGE', key, at, at + 3)))
+end
+
+local function write_uint32(key, at, value)
+  redis.call('SETRANGE', key, at, struct.pack('<I4', value))
+end
+
+-- Enters an item in a cell, at its end; the caller writes the record.
 local function enter_cell(record, cell)
-  record.cell = cell
-  record.position = redis.call('HINCRBY', CELLS, cell, 1) - 1
-  redis.call('SETRANGE', CELL .. cell, record.position * 4, struct.pack('<I4', record.slot))
+  local entry = redis.call('HGET', INDEX, cell)
+  local held = 0
+  if entry then
+    held = uint32(CELLS, entry * CELL_BYTES + 4)
+  else
+    entry = redis.call('HLEN', INDEX)
+    redis.call('HSET', INDEX, cell, entry)
+  end
+  redis.call('SETRANGE', CELLS, entry * CELL_BYTES, struct.pack('<I4I4', cell, held + 1))
+  write_uint32(CELL .. cell, held * 4, record.slot)
+  record.cell, record.position = cell, held
+end
+
+-- Takes an empty cell out of the directory; the directory's last entry moves into its place.
+local function forget_cell(cell, entry)
+  local last = redis.call('HLEN', INDEX) - 1
+  if entry < last then
+    local at = last * CELL_BYTES
+    local moved = redis.call('GETRANGE', CELLS, at, at + CELL_BYTES - 1)
+    redis.call('SETRANGE', CELLS, entry * CELL_BYTES, moved)
+    redis.call('HSET', INDEX, (struct.unpack('<I4', moved)), entry)
+  end
+  redis.call('HDEL', INDEX, cell)
+  redis.call('DEL', CELL .. cell)
 end
 
 -- Takes an item out of its cell; the cell's last item moves into its place.
 local function leave_cell(record)
-  local key = CELL .. record.cell
-  local left = redis.call('HINCRBY', CELLS, record.cell, -1)
+  local key, entry = CELL .. record.cell, number(INDEX, record.cell)
+  local left = uint32(CELLS, entry * CELL_BYTES + 4) - 1
   if left == 0 then
-    redis.call('HDEL', CELLS, record.cell)
-    redis.call('DEL', key)
-  elseif record.position < left then
-    local last = redis.call('GETRANGE', key, left * 4, left * 4 + 3)
-    redis.call('SETRANGE', key, record.position * 4, last)
-    redis.call('SETRANGE', SLOTS, struct.unpack('<I4', last) * RECORD_BYTES + POSITION_AT,
-      struct.pack('<I4', record.position))
+    forget_cell(record.cell, entry)
+    return
   end
+  write_uint32(CELLS, entry * CELL_BYTES + 4, left)
+  if record.position < left then
+    local moved = uint32(key, left * 4)
+    write_uint32(key, record.position * 4, moved)
+    write_uint32(SLOTS, moved * RECORD_BYTES + POSITION_AT, record.position)
+  end
+end
+
+-- The directory of cells, packed, without what is left over behind it.
+local function read_cells()
+  local cells = redis.call('HLEN', INDEX)
+  return cells == 0 and '' or redis.call('GETRANGE', CELLS, 0, cells * CELL_BYTES - 1)
 end
 
 local function cohort_width()

@@ -1,7 +1,7 @@
 -- Empties the buffer and gives it a new incarnation. Payloads and producers' epochs stay: the
 -- former are named by the old incarnation, and an old epoch must not come back.
 --
--- KEYS     as in prelude.lua; those from KEYS[10] on are deleted
+-- KEYS     as in prelude.lua, and more: all are deleted
 -- ARGV[1]  the new incarnation
 -- ARGV[2]  JSON object of strings: fields of `meta`
 -- ARGV[3]  JSON object of strings: fields of `params`
@@ -10,7 +10,7 @@
 if redis.call('HGET', META, 'incarnation') == ARGV[1] then
   return 1
 end
-for _, cell in ipairs(redis.call('HKEYS', CELLS)) do
+for _, cell in ipairs(redis.call('HKEYS', INDEX)) do
   redis.call('DEL', CELL .. cell)
 end
 redis.call('UNLINK', unpack(KEYS))

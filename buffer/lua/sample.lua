@@ -9,7 +9,7 @@
 --          incarnation, items, attempt and step of the parameters; float64 importance exponent,
 --          smallest probability of any item; then per draw uint32 slot, generation, float64
 --          probability
--- Time     O(c log c + n log c) for c cells and n draws
+-- Time     O(c + n log c) for c cells and n draws; about 0.5 us a cell and 3 us a draw
 if not is_initialised() then
   return LOST
 end
@@ -30,43 +30,47 @@ local balance = number(PARAMS, 'label_balance')
 local kept = 1 - number(PARAMS, 'age_discount')
 local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
 
--- Sorted, because a hash's order may change between two calls and a seed must fix the draws.
-local counts, cells = {}, {}
-local flat = redis.call('HGETALL', CELLS)
-for i = 1, #flat, 2 do
-  local cell = tonumber(flat[i])
-  cells[#cells + 1] = cell
-  counts[cell] = tonumber(flat[i + 1])
+local value, freshness = {}, {}
+for i = 0, 255 do
+  value[i] = 2 ^ ((i - 128) / 4 * alpha)
+  freshness[i] = kept ^ ((newest - i) % COHORTS)
 end
-table.sort(cells)
 
-local masses, label_masses, values = {}, {}, {}
-for i, cell in ipairs(cells) do
-  local label, level = math.floor(cell / 65536), math.floor(cell / 256) % 256
-  local value = values[level] or 2 ^ ((level - 128) / 4 * alpha)
-  values[level] = value
-  local mass = value * kept ^ ((newest - cell) % COHORTS)
+-- The passes over the cells are what a draw costs: only locals in them.
+local directory = read_cells()
+local cells, unpack_cell = #directory / CELL_BYTES, struct.unpack
+local masses, labels, counts, label_masses = {}, {}, {}, {}
+for i = 1, cells do
+  -- The bytes of the cell's number one by one: cohort, level, label; then its items.
+  local cohort, level, label, items = unpack_cell('<I1I1I2I4', directory, i * CELL_BYTES - 7)
+  local mass = value[level] * freshness[cohort]
+  masses[i], labels[i], counts[i] = mass, label, items
+  label_masses[label] = (label_masses[label] or 0) + mass * items
+end
+local factors, total = {}, 0
+for label, mass in pairs(label_masses) do
+  factors[label] = mass ^ -balance
+end
+local least = math.huge
+for i = 1, cells do
+  local mass = masses[i] * factors[labels[i]]
   masses[i] = mass
-  label_masses[label] = (label_masses[label] or 0) + mass * counts[cell]
-end
-local total = 0
-for i, cell in ipairs(cells) do
-  masses[i] = masses[i] * label_masses[math.floor(cell / 65536)] ^ -balance
-  total = total + masses[i] * counts[cell]
+  total = total + mass * counts[i]
+  if mass < least then
+    least = mass
+  end
 end
 
-local cumulative, reached, smallest = {}, 0, 1
-for i, cell in ipairs(cells) do
-  local probability = (1 - uniform) * masses[i] / total + uniform / size
-  masses[i] = probability
-  smallest = math.min(smallest, probability)
-  reached = reached + probability * counts[cell]
+local by_mass, by_count = (1 - uniform) / total, uniform / size
+local cumulative, reached = {}, 0
+for i = 1, cells do
+  reached = reached + (by_mass * masses[i] + by_count) * counts[i]
   cumulative[i] = reached
 end
 
 -- The first cell whose cumulative probability exceeds the point.
 local function cell_at(point)
-  local low, high = 1, #cells
+  local low, high = 1, cells
   while low < high do
     local middle = math.floor((low + high) / 2)
     if cumulative[middle] > point then
@@ -81,15 +85,13 @@ end
 math.randomseed(tonumber(ARGV[2]))
 local reply = {struct.pack('<I4I4I4I4dd', number(META, 'incarnation'), size,
   number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'),
-  number(PARAMS, 'importance_exponent'), smallest)}
+  number(PARAMS, 'importance_exponent'), by_mass * least + by_count)}
 for i = 1, draws do
   local index = cell_at(math.random() * reached)
-  local cell = cells[index]
-  local at = (math.random(counts[cell]) - 1) * 4
-  local packed = redis.call('GETRANGE', CELL .. cell, at, at + 3)
-  local generation_at = struct.unpack('<I4', packed) * RECORD_BYTES + GENERATION_AT
-  local generation = redis.call('GETRANGE', SLOTS, generation_at, generation_at + 3)
-  reply[i + 1] = packed .. generation .. struct.pack('<d', masses[index])
+  local key = CELL .. struct.unpack('<I4', directory, index * CELL_BYTES - 7)
+  local slot = uint32(key, (math.random(counts[index]) - 1) * 4)
+  local generation = uint32(SLOTS, slot * RECORD_BYTES + GENERATION_AT)
+  reply[i + 1] = struct.pack('<I4I4d', slot, generation, by_mass * masses[index] + by_count)
 end
 
 if redraw then

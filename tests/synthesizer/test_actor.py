@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ class FaultyReplay(InMemoryReplayBuffer):
         """Calls that will be done, but whose answer is lost."""
         self.deliveries: list[tuple[int, list[Sample]]] = []
         self.held_permits: set[str] = set()
+        self.during_round: Callable[[], None] | None = None
+        """Called once, after the next permit and before its insert."""
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
         permit = super().request_permit(n, producer=producer)
@@ -55,6 +58,9 @@ class FaultyReplay(InMemoryReplayBuffer):
 
     def params(self) -> SamplingParams:
         self._maybe_fail("params", self.faults)
+        if self.during_round is not None:
+            call, self.during_round = self.during_round, None
+            call()
         return super().params()
 
     def release_permit(self, *, producer: str) -> None:
@@ -217,21 +223,13 @@ def test_a_permit_that_lapsed_during_the_round_does_not_cost_the_round(
     replay.sample(16)
     rounds = worker.status().rounds
 
-    class SlowRound:
-        """The configured method, during whose round the lease ends and another inserts."""
+    def lease_ends_and_another_inserts() -> None:
+        now[0] += 2 * config.buffer.lease_seconds
+        other = [sample for sample in replay.deliveries[0][1] if sample.split == "train"]
+        replay.insert(other, producer="other", sequence=1)
+        threading.Timer(0.15, lambda: replay.sample(32)).start()
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(method, name)
-
-        def round(self, context: Any) -> Any:
-            now[0] += 2 * config.buffer.lease_seconds
-            other = [sample for sample in replay.deliveries[0][1] if sample.split == "train"]
-            replay.insert(other, producer="other", sequence=1)
-            threading.Timer(0.15, lambda: replay.sample(32)).start()
-            return method.round(context)
-
-    method = worker._inverter.method
-    worker._inverter.method = SlowRound()
+    replay.during_round = lease_ends_and_another_inserts
     assert worker.step() == 16
     assert worker.status().rounds == rounds + 1
     assert worker.status().waiting_seconds > 0.0
@@ -288,6 +286,7 @@ def test_run_ends_when_it_is_stopped(config: SynthesizerFile, replay: FaultyRepl
     thread.start()
     while worker.status().rounds < 3:
         assert thread.is_alive()
+        time.sleep(0.001)
     worker.stop()
     thread.join(10.0)
     assert not thread.is_alive()
@@ -342,6 +341,20 @@ def test_without_room_for_probes_none_are_made(configure: Configure) -> None:
     replay = FaultyReplay(config)
     synthesizer_of(config, replay).step()
     assert replay.info().size == 16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_steps_work_on_a_gpu_with_student_and_autocast(configure: Configure) -> None:
+    config = configure(run={"precision": "bfloat16"})
+    replay = FaultyReplay(config)
+    worker = synthesizer_of(config, replay, device=torch.device("cuda"))
+    replay.publish_student(snapshot(config, seed=1)[1], version=Version(1, 10))
+    for _ in range(7):
+        assert worker.step() == 16
+    assert set(worker.status().losses) == {"total", "bn", "task", "adversarial"}
+    assert worker.context.class_counts is not None
+    assert worker.context.class_counts.is_cuda
 
 
 def test_metrics_tell_what_was_done(config: SynthesizerFile, replay: FaultyReplay) -> None:

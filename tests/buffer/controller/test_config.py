@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from buffer.controller.config import (
     ControllerTable,
@@ -35,3 +36,8 @@ def test_impossible_settings_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(ControllerTable(policy=policy, kwargs=kwargs))
+
+
+@pytest.mark.parametrize("text", ["policy: off", "policy: 'off'"])
+def test_off_can_be_written_as_yaml_reads_it(text: str) -> None:
+    assert ControllerTable.model_validate(yaml.safe_load(text)).policy == "off"

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
+from ray.util import list_named_actors
 
 from buffer.controller.__main__ import main
 from buffer.controller.config import ControllerFile
@@ -21,6 +24,7 @@ from buffer.server import RedisServer
 from buffer.version import Version
 
 Configure = Callable[..., ControllerFile]
+Progress = Callable[..., StudentProgress]
 
 
 @pytest.fixture
@@ -33,19 +37,25 @@ def file(tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return path
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("end", ["signal", "training"])
-def test_it_decides_against_a_running_redis_until_it_is_told_or_the_training_ends(
-    configure: Configure, progress: Callable[..., StudentProgress], file: Path, end: str
-) -> None:
-    config = configure()
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    context = ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+@contextmanager
+def deciding(
+    config: ControllerFile, file: Path, first: StudentProgress, **environment: str
+) -> Iterator[tuple["subprocess.Popen[bytes]", ReplayBuffer]]:
+    """The process and its buffer, after its first decision."""
     with RedisServer.start() as server:
         replay = ReplayBuffer(config.buffer, url=server.url, run=config.run.name)
-        replay.publish_progress(progress(1, params=(0, 0)))
+        replay.publish_progress(first)
         command = [sys.executable, "-m", "buffer.controller", "--config", str(file)]
         process = subprocess.Popen(
             [*command, "--set", "controller.interval_seconds=0.1"],
-            env={**os.environ, "SSDKD_REDIS_URL": server.url},
+            env={**os.environ, "SSDKD_REDIS_URL": server.url, **environment},
         )
         try:
             deadline = time.monotonic() + 60
@@ -53,17 +63,50 @@ def test_it_decides_against_a_running_redis_until_it_is_told_or_the_training_end
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            if end == "signal":
-                process.send_signal(signal.SIGTERM)
-            else:
-                replay.publish_progress(progress(2, phase="finished"))
-            assert process.wait(30) == 0
+            yield process, replay
         finally:
             process.kill()
             process.wait()
             replay.close()
+
+
+def events(file: Path) -> list[str]:
     lines = (file.parent / "out" / "controller.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in lines[:2]] == ["start", "decision"]
+    return [json.loads(line)["event"] for line in lines]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_decides_in_its_own_process_until_it_is_told_to_end(
+    configure: Configure, progress: Progress, file: Path, number: signal.Signals
+) -> None:
+    with deciding(configure(), file, progress(1, params=(0, 0))) as (process, _):
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    assert events(file)[:2] == ["start", "decision"]
+
+
+@pytest.mark.integration
+def test_it_ends_with_the_training(configure: Configure, progress: Progress, file: Path) -> None:
+    with deciding(configure(), file, progress(1, params=(0, 0))) as (process, replay):
+        replay.publish_progress(progress(2, phase="finished"))
+        assert process.wait(30) == 0
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("end", ["signal", "training"])
+def test_it_decides_as_an_actor_of_a_cluster_that_is_named(
+    configure: Configure, progress: Progress, file: Path, cluster: str, end: str
+) -> None:
+    first = progress(1, params=(0, 0))
+    with deciding(configure(), file, first, RAY_ADDRESS=cluster) as (process, replay):
+        assert "controller" in [actor["name"] for actor in list_named_actors(all_namespaces=True)]
+        if end == "signal":
+            process.send_signal(signal.SIGTERM)
+        else:
+            replay.publish_progress(progress(2, phase="finished"))
+        assert process.wait(30) == 0
+    assert events(file)[:2] == ["start", "decision"]
 
 
 @pytest.mark.parametrize(

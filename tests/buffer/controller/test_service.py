@@ -34,13 +34,13 @@ def test_policies_that_learn_from_nothing_need_no_probe_set(
 
 
 @pytest.mark.parametrize(
-    ("controller", "buffer", "message"),
+    ("controller", "store", "message"),
     [
         ({"policy": "learned"}, {"probe_capacity": 0}, r"buffer\.probe_capacity \(0\): without"),
         (
             {"policy": "random"},
             {"probe_share": 0},
-            r"buffer\.probe_share \(0\): .*random would nev",
+            r"probe_share \(0\): .*random would never",
         ),
         ({"policy": "learned", "kwargs": {"epsilon": 0.1}}, {}, r"epsilon \(0\.1\)"),
         ({"policy": "random", "kwargs": {"arms": {}}}, {}, r"arms \(\{\}\): .*nothing to choose"),
@@ -57,10 +57,10 @@ def test_policies_that_learn_from_nothing_need_no_probe_set(
     ],
 )
 def test_impossible_combinations_are_refused(
-    configure: Configure, controller: dict[str, Any], buffer: dict[str, Any], message: str
+    configure: Configure, controller: dict[str, Any], store: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        validate(configure(controller=controller, buffer=buffer))
+        validate(configure(controller=controller, buffer=store))
 
 
 @pytest.fixture
@@ -108,7 +108,8 @@ def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
     ray.kill(actor, no_restart=False)
     client.publish_progress(progress(2, params=(1, 1)))
     until(lambda: client.params().version == Version(2, 1))
-    records = [json.loads(line) for line in (tmp_path / "controller.jsonl").open()]
+    lines = (tmp_path / "controller.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     starts = [record for record in records if record["event"] == "start"]
     assert [record["resumed"] for record in starts] == [False, True]
 

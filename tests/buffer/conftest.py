@@ -1,0 +1,105 @@
+"""One real server for the session, and both replay buffers behind one fixture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from buffer.config import BufferTable
+from buffer.interface import Replay
+from buffer.keys import Keys
+from buffer.memory import InMemoryReplayBuffer
+from buffer.params import SamplingParams
+from buffer.replay import ReplayBuffer
+from buffer.sample import Sample
+from buffer.server import RedisServer
+
+RUNS = itertools.count()
+SERIALS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RedisServer]:
+    with RedisServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def run() -> str:
+    """A name of a run that no other test has."""
+    return f"test-{next(RUNS)}"
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    """For looking behind the interface."""
+    with redis.Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(run: str) -> Callable[[str], str]:
+    """Full names of keys of the run."""
+    return lambda name: Keys(run).payloads([0])[0].removesuffix("x:0") + name
+
+
+@pytest.fixture
+def make_redis(server: RedisServer, run: str) -> Iterator[Callable[..., ReplayBuffer]]:
+    """Makes buffers in Redis that share their data."""
+    made = []
+
+    def make(params: SamplingParams | None = None, **table: Any) -> ReplayBuffer:
+        replay = ReplayBuffer(BufferTable(**table), url=server.url, run=run, params=params, seed=1)
+        made.append(replay)
+        return replay
+
+    yield make
+    for replay in made:
+        replay.close()
+
+
+@pytest.fixture
+def make_memory() -> Callable[..., InMemoryReplayBuffer]:
+    def make(params: SamplingParams | None = None, **table: Any) -> InMemoryReplayBuffer:
+        return InMemoryReplayBuffer(BufferTable(**table), params=params, seed=1)
+
+    return make
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
+    """Makes a buffer of each kind from fields of ``BufferTable``, and start parameters."""
+    make: Callable[..., Replay] = request.getfixturevalue(f"make_{request.param}")
+    return make
+
+
+@pytest.fixture
+def make_samples() -> Callable[..., list[Sample]]:
+    """Makes samples; their image shows their member, a number that no other sample has."""
+
+    def make(
+        n: int,
+        *,
+        label: int | list[int] = 0,
+        priority: float | list[float] = 1.0,
+        **fields: Any,
+    ) -> list[Sample]:
+        labels = label if isinstance(label, list) else [label] * n
+        priorities = priority if isinstance(priority, list) else [priority] * n
+        return [
+            numbered_sample(next(SERIALS), predicted_class=c, disagreement=p, **fields)
+            for c, p in zip(labels, priorities, strict=True)
+        ]
+
+    return make
+
+
+def numbered_sample(serial: int, **fields: Any) -> Sample:
+    image = np.frombuffer(serial.to_bytes(12, "little"), dtype=np.uint8).reshape(3, 2, 2)
+    defaults = {"targets": {"logits": np.full(4, serial, dtype=np.float32)}, "confidence": 0.5}
+    return Sample(**{"image": image, "member": serial, **defaults, **fields})

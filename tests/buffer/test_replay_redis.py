@@ -1,0 +1,291 @@
+"""What only the buffer in Redis has: other clients, lost and damaged payloads, its own records."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from buffer.codec import encode
+from buffer.config import BufferTable
+from buffer.errors import ProtocolMismatch, RateLimited, SchemaError
+from buffer.interface import InsertResult
+from buffer.params import SamplingParams
+from buffer.replay import ReplayBuffer
+from buffer.sample import Batch, Identity, Sample
+from buffer.server import RedisServer
+from buffer.version import NEVER, Version
+
+Make = Callable[..., ReplayBuffer]
+Samples = Callable[..., list[Sample]]
+Key = Callable[[str], str]
+
+
+def members(batch: Batch) -> set[int]:
+    return {int(serial) for serial in batch.targets["logits"][:, 0]}
+
+
+def is_intact(batch: Batch) -> bool:
+    """Whether each image shows the number that its target and its priority's label say."""
+    serials = batch.targets["logits"][:, 0].astype(int)
+    shown = [int.from_bytes(image.tobytes(), "little") for image in batch.images]
+    return bool((serials == shown).all() and (batch.predicted_classes == serials % 7).all())
+
+
+def test_clients_share_one_buffer(make_redis: Make, make_samples: Samples) -> None:
+    one, other = make_redis(capacity=4), make_redis(capacity=4)
+    one.insert(make_samples(4), producer="a", sequence=1)
+    names = np.unique(other.sample(64, seed=0).identities)
+    assert one.update_priorities(names, np.full(4, 2.0), version=Version(1, 1)).applied == 4
+    other.set_params(SamplingParams(version=Version(1, 1), uniform_share=0.25))
+    assert one.params().uniform_share == 0.25
+
+
+def test_runs_do_not_share_buffers(server: RedisServer, make_samples: Samples, run: str) -> None:
+    table = BufferTable(capacity=2)
+    one, other = (ReplayBuffer(table, url=server.url, run=run + name) for name in ("-x", "-y"))
+    one.insert(make_samples(2), producer="a", sequence=1)
+    other.reset()
+    assert (one.info().size, other.info().size) == (2, 0)
+    assert one.sample(1).population == 2
+    one.close()
+    other.close()
+
+
+def test_start_parameters_of_later_clients_are_ignored(make_redis: Make) -> None:
+    make_redis(SamplingParams(uniform_share=0.5), capacity=2)
+    assert make_redis(SamplingParams(uniform_share=0.9), capacity=2).params().uniform_share == 0.5
+
+
+def test_clients_must_agree_on_the_limits(make_redis: Make) -> None:
+    make_redis(capacity=4, lease_seconds=10.0)
+    with pytest.raises(ProtocolMismatch, match=r"capacity \(5\) is 4 there"):
+        make_redis(capacity=5, min_size_to_sample=4, lease_seconds=10.0)
+    with pytest.raises(ProtocolMismatch, match=r"min_size_to_sample \(2\) is 4 there"):
+        make_redis(capacity=4, min_size_to_sample=2, lease_seconds=10.0)
+    with pytest.raises(ProtocolMismatch, match=r"lease_seconds \(11\) is 10 there"):
+        make_redis(capacity=4, lease_seconds=11.0)
+
+
+def test_a_restarted_producer_counts_from_the_start_again(
+    make_redis: Make, make_samples: Samples
+) -> None:
+    dead = make_redis(capacity=10)
+    dead.insert(make_samples(2), producer="a", sequence=900)
+    assert make_redis(capacity=10).insert(
+        make_samples(2), producer="a", sequence=1
+    ) == InsertResult(2, False)
+    # Its predecessor was not dead after all: what it still sends is too late.
+    assert dead.insert(make_samples(2), producer="a", sequence=901) == InsertResult(0, True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "truncated", "older", "other slot"])
+def test_damaged_samples_are_drawn_again_and_taken_out(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key, damage: str
+) -> None:
+    replay = make_redis(capacity=10)
+    made = make_samples(10)
+    replay.insert(made, producer="a", sequence=1)
+    incarnation = int(replay.sample(1).identities["incarnation"][0])
+    for slot in (2, 5, 7):
+        key = keys(f"x:{slot}")
+        payload = client.get(key)
+        assert isinstance(payload, bytes)
+        other = make_samples(1)[0]
+        client.set(
+            key,
+            {
+                "missing": b"",
+                "garbage": b"x" * len(payload),
+                "truncated": payload[:-1],
+                "older": encode(other, Identity(0, incarnation, slot, 0)),
+                "other slot": encode(other, Identity(0, incarnation, slot + 1, 1)),
+            }[damage],
+        )
+        if damage == "missing":
+            client.delete(key)
+    batch = replay.sample(200, seed=0)
+    assert len(batch.images) == 200
+    intact = {sample.member for i, sample in enumerate(made) if i not in (2, 5, 7)}
+    assert members(batch) == intact
+    info = replay.info()
+    assert (info.size, info.evicted, info.sampled) == (7, 3, 201)
+    assert 30 < info.redraws < 100
+    assert np.allclose(np.unique(batch.probabilities), [1 / 10, 1 / 7], rtol=1e-9)
+    assert members(replay.sample(200, seed=1)) == intact
+    assert replay.info().redraws == info.redraws
+
+
+def test_a_buffer_of_nothing_but_damaged_samples_fills_again(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    replay = make_redis(capacity=4, samples_per_insert=1.0, error_buffer=70)
+    replay.insert(make_samples(4), producer="a", sequence=1)
+    client.delete(*[keys(f"x:{slot}") for slot in range(4)])
+    with pytest.raises(RateLimited):
+        replay.sample(64)
+    assert replay.info().size == 0
+    replay.insert(make_samples(4), producer="a", sequence=2)
+    assert replay.sample(1).population == 4
+
+
+def test_damaged_probe_samples_are_left_out(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    replay = make_redis(capacity=4, probe_capacity=4)
+    made = make_samples(3, split="probe")
+    replay.insert(made, producer="a", sequence=1)
+    client.set(keys("x:5"), b"garbage")
+    batch = replay.probe(4)
+    assert batch.targets["logits"][:, 0].tolist() == [made[2].member, made[0].member]
+    assert len(batch.identities) == len(batch.weights) == batch.population == 2
+
+
+def test_a_damaged_student_is_an_error(make_redis: Make, client: redis.Redis, keys: Key) -> None:
+    replay = make_redis(capacity=2)
+    replay.publish_student(b"weights", version=Version(1, 1))
+    client.append(keys("student"), b"x")
+    with pytest.raises(SchemaError, match="student snapshot has 8 bytes of 7"):
+        replay.fetch_student(newer_than=NEVER)
+
+
+def test_a_flushed_server_is_filled_again_under_new_names(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, run: str
+) -> None:
+    replay = make_redis(SamplingParams(uniform_share=0.3), capacity=4)
+    replay.insert(make_samples(4), producer="a", sequence=1)
+    old = replay.sample(8).identities
+    client.delete(*client.keys(f"*:{run}:*"))
+    assert replay.params().uniform_share == 0.3
+    with pytest.raises(RateLimited, match="too few samples"):
+        replay.sample(1)
+    assert replay.update_priorities(old, np.ones(8), version=Version(1, 1)).stale == 8
+    replay.insert(make_samples(4), producer="a", sequence=2)
+    assert not np.isin(replay.sample(8).identities, old).any()
+
+
+def test_a_reset_leaves_no_payload_behind(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, run: str
+) -> None:
+    replay = make_redis(capacity=4, probe_capacity=2)
+    replay.insert(make_samples(4) + make_samples(2, split="probe"), producer="a", sequence=1)
+    replay.reset()
+    left = {name.decode().split("}:")[1] for name in client.keys(f"*:{run}:*")}
+    assert left == {"meta", "params", "counters", "slots", "epochs"}
+
+
+def test_many_draws_spend_their_seed_well(make_redis: Make, make_samples: Samples) -> None:
+    """Neighbouring seeds give unrelated draws although the server's generator is a simple one."""
+    replay = make_redis(capacity=100)
+    replay.insert(make_samples(100), producer="a", sequence=1)
+    slots = np.array([replay.sample(1, seed=seed).identities["slot"][0] for seed in range(500)])
+    assert len(np.unique(slots)) > 90
+    assert abs(np.corrcoef(slots[:-1].astype(float), slots[1:].astype(float))[0, 1]) < 0.15
+
+
+def audit(client: redis.Redis, key: Key, capacity: int) -> dict[int, int]:
+    """Checks slots, cells and directory against each other; the cell of each drawable slot."""
+    raw = client.get(key("slots"))
+    assert isinstance(raw, bytes)
+    records = list(struct.iter_unpack("<6I", raw))
+    of_slot = {
+        slot: (record[2], record[3])
+        for slot, record in enumerate(records[:capacity])
+        if record[0] == 2
+    }
+    index = {int(cell): int(entry) for cell, entry in client.hgetall(key("cells:index")).items()}
+    assert sorted(index.values()) == list(range(len(index)))
+    directory = list(struct.iter_unpack("<2I", client.get(key("cells")) or b""))
+    found = {}
+    for cell, entry in index.items():
+        assert directory[entry][0] == cell
+        array = client.get(key(f"cell:{cell}"))
+        assert isinstance(array, bytes)
+        slots = struct.unpack_from(f"<{directory[entry][1]}I", array)
+        assert len(slots) > 0
+        for position, slot in enumerate(slots):
+            assert slot not in found
+            found[slot] = (cell, position)
+    assert found == of_slot
+    assert len(list(client.scan_iter(key("cell:*").replace("{", r"\{")))) == len(index)
+    assert int(client.hget(key("counters"), "size") or -1) == len(found)
+    return {slot: cell for slot, (cell, _) in found.items()}
+
+
+def test_records_stay_consistent_under_concurrent_clients(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    """Producers lap a small ring while consumers draw and update: no wrong image, ever."""
+    capacity = 60
+    clients = [make_redis(capacity=capacity, min_size_to_sample=10) for _ in range(5)]
+    made = [
+        replace(sample, predicted_class=sample.member % 7, disagreement=float(sample.member % 5))
+        for sample in make_samples(3000)
+    ]
+    clients[0].insert(made[:20], producer="first", sequence=1)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def guarded(work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    def produce(replay: ReplayBuffer, samples: list[Sample], producer: str) -> None:
+        for i in range(0, len(samples), 10):
+            replay.insert(samples[i : i + 10], producer=producer, sequence=i)
+
+    def consume(replay: ReplayBuffer, seed: int) -> None:
+        generator, step = np.random.default_rng(seed), 0
+        while not done.is_set() or step == 0:
+            step += 1
+            try:
+                batch = replay.sample(40)
+            except RateLimited:
+                continue
+            assert is_intact(batch)
+            replay.update_priorities(
+                batch.identities, generator.lognormal(size=40), version=Version(1, step)
+            )
+
+    producers = [
+        threading.Thread(target=guarded, args=(produce, clients[i], made[i::3], f"p{i}"))
+        for i in range(3)
+    ]
+    consumers = [threading.Thread(target=guarded, args=(consume, clients[i], i)) for i in (3, 4)]
+    for thread in producers + consumers:
+        thread.start()
+    for thread in producers:
+        thread.join()
+    done.set()
+    for thread in consumers:
+        thread.join()
+    assert failures == []
+    info = clients[0].info()
+    assert info.inserted > 2900
+    assert info.updates.applied > 0
+    assert sum(info.class_counts.values()) == sum(info.level_counts.values()) == info.size
+    assert len(audit(client, keys, capacity)) == info.size
+
+
+def test_records_stay_consistent_under_random_operations(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    generator = np.random.default_rng(3)
+    replay = make_redis(capacity=16, min_size_to_sample=1)
+    for sequence in range(60):
+        n = int(generator.integers(1, 6))
+        labels = generator.integers(0, 3, n).tolist()
+        replay.insert(make_samples(n, label=labels), producer="a", sequence=sequence)
+        names = replay.sample(12).identities
+        priorities = np.exp2(generator.integers(-1, 2, 12))
+        replay.update_priorities(names, priorities, version=Version(1, sequence))
+        cells = audit(client, keys, 16)
+        assert set(names["slot"].tolist()) <= set(cells)

@@ -1,0 +1,284 @@
+"""The operations one by one: what happens between the steps of an insert."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib import resources
+
+import numpy as np
+import pytest
+import redis
+
+from buffer.codec import prepare
+from buffer.connection import Connection
+from buffer.errors import ProtocolMismatch
+from buffer.keys import Keys
+from buffer.params import SamplingParams
+from buffer.payloads import Payloads
+from buffer.scripts import (
+    OPERATIONS,
+    Insert,
+    Limits,
+    Refused,
+    Reserved,
+    Scripts,
+    params_fields,
+    params_of,
+)
+from buffer.server import RedisServer
+from buffer.version import Version
+
+SCHEMA = {"image": "uint8 [3, 2, 2]"}
+LEVEL_OF_ONE = 128 << 8
+LIMITS = Limits(4, 4, 1, None, 300.0)
+
+
+@pytest.fixture
+def connection(server: RedisServer) -> Iterator[Connection]:
+    connection = Connection(server.url)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def make_scripts(connection: Connection, run: str) -> Callable[..., Scripts]:
+    def make(limits: Limits = LIMITS, incarnation: int = 1, **params: float) -> Scripts:
+        given = SamplingParams(**params)
+        return Scripts(connection, Keys(run), limits, given, lambda: incarnation)
+
+    return make
+
+
+def reserve(scripts: Scripts, insert: Insert, samples: int, probes: int = 0) -> Reserved:
+    answer = scripts.reserve(insert, samples, probes, SCHEMA)
+    assert isinstance(answer, Reserved)
+    return answer
+
+
+def commit(scripts: Scripts, insert: Insert, reserved: Reserved) -> int:
+    cells = np.full(len(reserved.pairs), LEVEL_OF_ONE)
+    return scripts.commit(insert, reserved.incarnation, cells)
+
+
+def test_a_repeated_reservation_gets_the_same_slots(make_scripts: Callable[..., Scripts]) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    first, again = reserve(scripts, insert, 2, 1), reserve(scripts, insert, 2, 1)
+    assert first.pairs.tolist() == again.pairs.tolist() == [(0, 1), (1, 1), (4, 1)]
+    assert reserve(scripts, Insert("a", 1, 2), 1).pairs.tolist() == [(2, 1)]
+
+
+def test_only_committed_samples_are_seen(make_scripts: Callable[..., Scripts]) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    reserved = reserve(scripts, insert, 2, 1)
+    assert isinstance(scripts.sample(1, 0, redraw=False), Refused)
+    assert len(scripts.probe(4).pairs) == 0
+    assert commit(scripts, insert, reserved) == 3
+    assert len(scripts.probe(4).pairs) == 1
+    drawn = scripts.sample(50, 0, redraw=False)
+    assert not isinstance(drawn, Refused)
+    assert set(drawn.draws["slot"]) == {0, 1}
+
+
+def test_a_repeated_commit_gets_the_same_answer_and_changes_nothing(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    reserved = reserve(scripts, insert, 2, 1)
+    assert [commit(scripts, insert, reserved) for _ in range(3)] == [3, 3, 3]
+    picture = scripts.info()
+    assert (picture.counters["size"], picture.counters["probe_size"]) == (2, 1)
+    assert picture.counters["inserted"] == 2
+
+
+def test_a_committed_insert_is_a_duplicate_afterwards(make_scripts: Callable[..., Scripts]) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 5)
+    commit(scripts, insert, reserve(scripts, insert, 1))
+    for late in (insert, Insert("a", 1, 4), Insert("a", 0, 9)):
+        assert scripts.reserve(late, 1, 0, SCHEMA) == "duplicate"
+    assert scripts.info().counters["duplicates"] == 3
+    assert isinstance(scripts.reserve(Insert("a", 2, 0), 1, 0, SCHEMA), Reserved)
+
+
+def test_a_commit_after_the_ring_wrapped_makes_only_what_is_left_visible(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts, slow, fast = make_scripts(), Insert("slow", 1, 1), Insert("fast", 1, 1)
+    late = reserve(scripts, slow, 3)
+    commit(scripts, fast, reserve(scripts, fast, 3))
+    assert late.pairs["slot"].tolist() == [0, 1, 2]
+    assert commit(scripts, slow, late) == 1
+    drawn = scripts.sample(200, 0, redraw=False)
+    assert not isinstance(drawn, Refused)
+    seen = set(drawn.draws[["slot", "generation"]].tolist())
+    assert seen == {(3, 1), (0, 2), (1, 2), (2, 1)}
+
+
+def test_a_commit_of_a_lost_reservation_is_no_error(make_scripts: Callable[..., Scripts]) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    late = reserve(scripts, insert, 2)
+    newer = Insert("a", 1, 2)
+    reserve(scripts, newer, 1)
+    assert commit(scripts, insert, late) == 0
+    assert scripts.info().counters["size"] == 0
+
+
+def test_a_commit_across_a_reset_makes_nothing_visible(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    late = reserve(scripts, insert, 2)
+    make_scripts(incarnation=2).reset()
+    reserve(scripts, insert, 2)
+    assert commit(scripts, insert, late) == 0
+    assert scripts.info().counters["size"] == 0
+
+
+def test_holes_left_by_dead_producers_are_passed_over(make_scripts: Callable[..., Scripts]) -> None:
+    scripts = make_scripts()
+    reserve(scripts, Insert("dead", 1, 1), 2)
+    for sequence in range(1, 6):
+        insert = Insert("a", 1, sequence)
+        assert commit(scripts, insert, reserve(scripts, insert, 1)) == 1
+    assert scripts.info().counters["size"] == 4
+
+
+def test_reserving_evicts_at_once(make_scripts: Callable[..., Scripts]) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    commit(scripts, insert, reserve(scripts, insert, 4))
+    reserve(scripts, Insert("a", 1, 2), 3)
+    assert scripts.info().counters["size"] == 1
+    drawn = scripts.sample(50, 0, redraw=False)
+    assert not isinstance(drawn, Refused)
+    assert set(drawn.draws["slot"]) == {3}
+
+
+def test_an_insert_in_progress_counts_as_permitted(make_scripts: Callable[..., Scripts]) -> None:
+    scripts = make_scripts(Limits(4, 4, 1, 10.0, 300.0), samples_per_insert=5.0)
+    first = Insert("a", 1, 1)
+    commit(scripts, first, reserve(scripts, first, 1))
+    second = Insert("a", 1, 2)
+    reserved = reserve(scripts, second, 2)
+    assert scripts.permit("b", 1) is not None
+    commit(scripts, second, reserved)
+    scripts.sample(10, 0, redraw=False)
+    assert scripts.permit("b", 1) is None
+
+
+def test_an_emptied_buffer_lets_producers_in_whatever_the_balance(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts = make_scripts(Limits(4, 4, 1, 10.0, 300.0), samples_per_insert=5.0)
+    for sequence in (1, 2):
+        insert = Insert("a", 1, sequence)
+        reserved = reserve(scripts, insert, 2)
+        commit(scripts, insert, reserved)
+        if sequence == 1:
+            scripts.discard(reserved.incarnation, reserved.pairs)
+    assert scripts.permit("a", 2) is not None
+    scripts.discard(reserved.incarnation, reserved.pairs)
+    assert scripts.info().counters["size"] == 0
+    assert isinstance(scripts.sample(1, 0, redraw=False), Refused)
+    assert scripts.permit("a", 2) is None
+
+
+def test_discarding_spares_what_has_been_replaced(make_scripts: Callable[..., Scripts]) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    old = reserve(scripts, insert, 4)
+    commit(scripts, insert, old)
+    newer = Insert("a", 1, 2)
+    commit(scripts, newer, reserve(scripts, newer, 3))
+    assert scripts.discard(old.incarnation + 1, old.pairs) == 0
+    assert scripts.discard(old.incarnation, old.pairs) == 1
+    assert scripts.discard(old.incarnation, old.pairs) == 0
+    assert scripts.info().counters["size"] == 3
+
+
+def test_a_repeated_reset_of_one_incarnation_changes_nothing(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    other = make_scripts(incarnation=2)
+    other.reset()
+    commit(scripts, insert, reserve(scripts, insert, 1))
+    other.reset()
+    assert scripts.info().counters["size"] == 1
+
+
+def test_other_limits_are_refused_by_name(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    make_scripts(Limits(4, 4, 1, 10.0, 300.0))
+    message = r"capacity \(8\) is 4 there.*Use another run.name, or the same settings"
+    with pytest.raises(ProtocolMismatch, match=message):
+        make_scripts(Limits(8, 4, 1, 10.0, 300.0))
+    with pytest.raises(ProtocolMismatch, match=r"error_buffer \(11\) is 10 there"):
+        make_scripts(Limits(4, 4, 1, 11.0, 300.0))
+    assert make_scripts(Limits(4, 4, 1, None, 300.0)).info().counters["size"] == 0
+
+
+def test_another_protocol_is_refused(
+    make_scripts: Callable[..., Scripts], client: redis.Redis, run: str
+) -> None:
+    make_scripts()
+    client.hset(Keys(run).scripted[0], "protocol", 0)
+    with pytest.raises(ProtocolMismatch, match=r"protocol \(1\) is 0 there"):
+        make_scripts()
+
+
+def test_scripts_survive_a_server_that_forgot_them(
+    make_scripts: Callable[..., Scripts], client: redis.Redis
+) -> None:
+    scripts = make_scripts()
+    client.script_flush()
+    assert scripts.info().counters["size"] == 0
+
+
+def test_a_server_that_lost_its_data_is_initialised_again(
+    make_scripts: Callable[..., Scripts], client: redis.Redis, run: str
+) -> None:
+    scripts, insert = make_scripts(), Insert("a", 1, 1)
+    reserved = reserve(scripts, insert, 2)
+    client.delete(*client.keys(f"*:{run}:*"))
+    assert commit(scripts, insert, reserved) == 0
+    assert scripts.info().counters["size"] == 0
+    assert commit(scripts, insert, reserve(scripts, insert, 2)) == 2
+
+
+def test_parameters_keep_every_digit() -> None:
+    params = SamplingParams(
+        version=Version(3, 2**32 - 1), uniform_share=1 / 3, samples_per_insert=0.1 + 0.2
+    )
+    assert params_of(json.loads(json.dumps(params_fields(params)))) == params
+
+
+def test_a_late_payload_of_an_older_generation_is_not_taken_for_the_newer(
+    make_scripts: Callable[..., Scripts], connection: Connection, run: str, make_samples: Callable
+) -> None:
+    scripts, payloads = make_scripts(), Payloads(connection, Keys(run))
+    old, new = (prepare(sample) for sample in make_samples(2))
+    slow, fast = Insert("slow", 1, 1), Insert("fast", 1, 1)
+    late = reserve(scripts, slow, 1)
+    current = reserve(scripts, fast, 4)
+    payloads.store([new] * 4, current.incarnation, current.pairs)
+    payloads.store([old], late.incarnation, late.pairs)
+    found = payloads.read(current.incarnation, current.pairs)
+    overwritten = current.pairs["slot"] == late.pairs["slot"][0]
+    assert [sample is None for sample in found] == overwritten.tolist()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_script_says_what_it_takes_returns_and_costs(operation: str) -> None:
+    source = (resources.files("buffer") / "lua" / f"{operation}.lua").read_text()
+    header = "\n".join(line for line in source.splitlines() if line.startswith("--"))
+    for word in ("KEYS", "Returns", "Time"):
+        assert re.search(rf"^-- {word}\b", header, re.MULTILINE)
+    used = {int(number) for number in re.findall(r"\bARGV\[(\d)\]", source)}
+    documented = {int(number) for number in re.findall(r"^-- ARGV\[(\d)\]", header, re.MULTILINE)}
+    assert used == documented
+
+
+def test_every_script_file_is_an_operation() -> None:
+    files = {file.name for file in (resources.files("buffer") / "lua").iterdir()}
+    assert files == {f"{name}.lua" for name in (*OPERATIONS, "prelude")}

@@ -1,0 +1,128 @@
+"""A run of the pipeline as a user starts it, and ways to look at it and to hurt it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SSDKD = Path(sys.executable).with_name("ssdkd")
+QUICK = [
+    "buffer.capacity=600",
+    "buffer.probe_capacity=64",
+    "synthesizer.batch_size=100",
+    "synthesizer.kwargs.inner_steps=2",
+    "distiller.batch_size=64",
+    "distiller.snapshot_seconds=1",
+    "distiller.probe_seconds=2",
+    "distiller.checkpoint_seconds=4",
+    "controller.interval_seconds=3",
+]
+PROCESSES = {"synthesizer": "ray::SynthesizerService", "distiller": "ray::RayTrainWorker"}
+
+
+class Run:
+    """``ssdkd run`` on the digits, in a process group of its own."""
+
+    def __init__(self, out: Path, *assignments: str) -> None:
+        self.out = out
+        sets = [part for setting in (*QUICK, *assignments) for part in ("--set", setting)]
+        # As a user's shell would be: no authentication mode is set.
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
+        self.process = subprocess.Popen(
+            [str(SSDKD), "run", *sets, "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"},
+            start_new_session=True,
+        )
+        self._seen: set[psutil.Process] = set()
+
+    def find(self, service: str) -> list[psutil.Process]:
+        """The live processes of a service."""
+        found = []
+        for child in self._descendants():
+            try:
+                command = child.cmdline()
+            except psutil.Error:
+                continue
+            if command and command[0].startswith(PROCESSES[service]):
+                found.append(child)
+        return found
+
+    def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+        """Waits for something to come true while the run is alive."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.2)
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The distiller's reports so far."""
+        path = self.out / "metrics.jsonl"
+        return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    def reached(self, step: int) -> Callable[[], bool]:
+        """Whether the student has made so many steps."""
+        return lambda: bool(lines := self.journal()) and lines[-1]["version"][1] >= step
+
+    def end(self, code: int = 0, seconds: float = 300) -> tuple[dict[str, Any], str]:
+        """Waits for the end; the result that was written and what was printed."""
+        output, _ = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == code, output
+        result: dict[str, Any] = json.loads((self.out / "result.json").read_text())
+        return result, output
+
+    def clean_up(self) -> list[psutil.Process]:
+        """Ends what still runs; the processes that had outlived a run that ended by itself."""
+        self._descendants()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        _, left = psutil.wait_procs(self._seen, timeout=20)
+        for orphan in left:
+            orphan.kill()
+        return left
+
+    def _descendants(self) -> list[psutil.Process]:
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        self._seen.update(children)
+        return children
+
+
+@pytest.fixture
+def start_run(tmp_path: Path, digits_teacher: Path) -> Iterator[Callable[..., Run]]:
+    """Starts a run with ``table.key=value`` overrides; what outlives it fails the test."""
+    started: list[Run] = []
+
+    def start(*assignments: str) -> Run:
+        out = tmp_path / str(len(started))
+        started.append(Run(out, f"teacher.weights={digits_teacher}", *assignments))
+        return started[-1]
+
+    yield start
+    assert not [orphan for run in started for orphan in run.clean_up()], "these outlived the run"
+
+
+@pytest.fixture(scope="session")
+def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's teacher, trained once."""
+    from deploy.config import DEFAULT_CONFIG, load
+    from deploy.digits import teacher
+
+    return teacher(load(DEFAULT_CONFIG).teacher, tmp_path_factory.mktemp("teacher"), 0)

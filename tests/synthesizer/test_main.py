@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from buffer.errors import ConfigError
+from synthesizer.__main__ import main, required_cluster, required_url
+from synthesizer.config import SynthesizerFile
+
+
+@pytest.fixture
+def file(tables: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("SSDKD_REDIS_URL", raising=False)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**tables, "distiller": {"anything": "goes"}}))
+    return path
+
+
+def test_help_needs_neither_torch_nor_ray() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['synthesizer', '--help']\n"
+        "try: runpy.run_module('synthesizer', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'ray', 'redis', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--config" in result.stdout
+    assert "--set" in result.stdout
+
+
+def test_without_a_redis_url_it_says_what_to_set(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(file)]) == 2
+    assert "buffer.url (None): a synthesizer on its own inserts into a Redis" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_environments_url_wins(
+    config: SynthesizerFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSDKD_REDIS_URL", raising=False)
+    with pytest.raises(ConfigError, match=r"set buffer.url or SSDKD_REDIS_URL"):
+        required_url(config)
+    monkeypatch.setenv("SSDKD_REDIS_URL", "redis://elsewhere:1234/0")
+    assert required_url(config) == "redis://elsewhere:1234/0"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("synthesizer.batch_size=0", "synthesizer.batch_size (0)"),
+        ("synthesizer.batchsize=8", "synthesizer.batchsize (8)"),
+        ("nonsense", "override (nonsense): expected table.key=value"),
+    ],
+)
+def test_impossible_settings_end_it_with_a_message(
+    assignment: str, message: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(file), "--set", assignment]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_are_checked_against_the_teacher_before_ray_starts(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "buffer.url=redis://nowhere.invalid:1"
+    steps = "synthesizer.kwargs.inner_steps=7"
+    cluster = "run.ray_address=127.0.0.1:1"
+    arguments = [part for setting in (url, cluster, steps) for part in ("--set", setting)]
+    assert main(["--config", str(file), *arguments]) == 2
+    assert "inner_steps (7) has no published learning rates" in capsys.readouterr().err
+
+
+def test_a_missing_file_ends_it_with_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(tmp_path / "none.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_without_a_ray_cluster_it_says_what_to_set(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(["--config", str(file), "--set", "buffer.url=redis://nowhere.invalid:1"]) == 2
+    assert "run.ray_address (None): synthesizers on their own need a Ray cluster" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_configured_cluster_wins_over_the_environment(
+    configure: Callable[..., SynthesizerFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6380")
+    assert required_cluster(configure()) == "10.0.0.1:6380"
+    named = configure(run={"ray_address": "10.0.0.2:6380"})
+    assert required_cluster(named) == "10.0.0.2:6380"
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(ConfigError, match=r"set run.ray_address or RAY_ADDRESS"):
+        required_cluster(configure())
