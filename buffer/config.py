@@ -1,11 +1,11 @@
-"""The shared configuration tables, and how a file becomes tables.
+"""The shared configuration tables.
 
 One YAML file serves every service. The tables ``run teacher student evaluation buffer`` are shared
 and defined here; ``synthesizer distiller controller`` belong to their services, which define them
 and extend :class:`SharedTables`. A service validates the shared tables and its own, and only knows
 the names of the others; the pipeline validates everything.
 
-Two stages: *parse* (this module; strings and numbers only, no torch, instant) and *validate*
+Two stages: *parse* (``buffer.parsing``; strings and numbers only, no torch, instant) and *validate*
 (resolves factories, opens weights, checks shapes), both before any cluster resource is taken.
 """
 
@@ -13,28 +13,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from buffer.errors import ConfigError
+from buffer.parsing import Table
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``package.module:attribute``; used with ``fullmatch``."""
 ImportString = Annotated[str, Field(pattern=f"^{IMPORT_STRING.pattern}$")]
-
-SERVICE_TABLES = ("synthesizer", "distiller", "controller")
-
-
-class Table(BaseModel):
-    """Base of every configuration table: frozen, no unknown keys, documented fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class RunTable(Table):
@@ -218,105 +208,6 @@ class SharedTables(Table):
         return self
 
 
-def read_raw(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping of tables.
-
-    Raises:
-        ConfigError: the file is missing, unreadable, not YAML or not a mapping of known tables.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config file ({path}): {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file ({path}) is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"config file ({path}) holds {type(raw).__name__}, not tables")
-    return raw
-
-
-def override(raw: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Applies ``table.key=value`` assignments; values are read as YAML.
-
-    Raises:
-        ConfigError: an assignment has no ``=`` or walks through something that is not a table.
-    """
-    result: dict[str, Any] = _copy_tables(raw)
-    for assignment in assignments:
-        path, separator, text = assignment.partition("=")
-        keys = path.strip().split(".")
-        if not separator or not all(keys):
-            raise ConfigError(f"override ({assignment}): expected table.key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override ({assignment}): the value is not YAML: {error}") from error
-        table = result
-        for key in keys[:-1]:
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"override ({assignment}): {key} is a value, not a table")
-        table[keys[-1]] = value
-    return result
-
-
-Tables = TypeVar("Tables", bound=SharedTables)
-
-
-def parse(model: type[Tables], raw: Mapping[str, Any]) -> Tables:
-    """Validates the tables that ``model`` knows, leaving the other services' tables alone.
-
-    Raises:
-        ConfigError: one line per impossible field, with its value and the consequence.
-    """
-    foreign = [name for name in SERVICE_TABLES if name not in model.model_fields]
-    known = {name: table for name, table in raw.items() if name not in foreign}
-    try:
-        return model.model_validate(known)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error
-
-
-def explain(error: ValidationError) -> str:
-    """One line per problem: dotted field, offending value, what is wrong."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        shown = problem["input"]
-        if isinstance(shown, Mapping | BaseModel):
-            lines.append(f"{where}: {message}" if where else message)
-        else:
-            lines.append(f"{where} ({shown!r}): {message}")
-    return "\n".join(lines)
-
-
 def redis_url(table: BufferTable) -> str | None:
     """The URL to use: ``SSDKD_REDIS_URL`` in the environment wins, so that secrets stay there."""
     return os.environ.get("SSDKD_REDIS_URL") or table.url
-
-
-def _copy_tables(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy_tables(item) for key, item in value.items()}
-    return value
-
-
-__all__ = [
-    "IMPORT_STRING",
-    "SERVICE_TABLES",
-    "BufferTable",
-    "EvaluationTable",
-    "ImportString",
-    "ModelSpec",
-    "Positive",
-    "RunTable",
-    "Share",
-    "SharedTables",
-    "Table",
-    "explain",
-    "override",
-    "parse",
-    "read_raw",
-    "redis_url",
-]

@@ -52,14 +52,11 @@ class Connection:
             )
         except ValueError as error:
             raise ConfigError(f"buffer.url ({self._where}) is no Redis URL: {error}") from error
-        memory = self._ask(lambda: self._client.info("memory"))
-        policy = memory.get("maxmemory_policy")
-        if policy != "noeviction":
+        try:
+            self._check_memory_policy()
+        except BaseException:
             self.close()
-            raise ConfigError(
-                f"maxmemory-policy ({policy}) of the Redis server at {self._where} is not "
-                "noeviction: it would silently drop samples when memory runs out"
-            )
+            raise
 
     def script(self, source: str) -> Callable[[Sequence[str], Sequence[Any]], Any]:
         """A function of KEYS and ARGV that runs a Lua script, loading it when needed."""
@@ -119,6 +116,14 @@ class Connection:
     def close(self) -> None:
         """Closes every socket."""
         self._client.close()
+
+    def _check_memory_policy(self) -> None:
+        policy = self._ask(lambda: self._client.info("memory")).get("maxmemory_policy")
+        if policy != "noeviction":
+            raise ConfigError(
+                f"maxmemory-policy ({policy}) of the Redis server at {self._where} is not "
+                "noeviction: it would silently drop samples when memory runs out"
+            )
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
         try:

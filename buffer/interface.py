@@ -88,7 +88,10 @@ class BufferInfo:
 
 
 class Replay(Protocol):
-    """The interface of a prioritised replay buffer. Times in seconds, priorities >= 0."""
+    """The interface of a prioritised replay buffer. Times in seconds, priorities >= 0.
+
+    Sequences and both parts of a version are in [0, 2^32); anything else is a ``ValueError``.
+    """
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
         """Asks to insert ``n`` samples later. A producer holds one permit; asking again renews it.
@@ -108,8 +111,10 @@ class Replay(Protocol):
         is a no-op.
 
         Raises:
-            ValueError: no samples, more than the capacity, shapes that differ, or a priority
-                (``disagreement``) that is negative or not finite.
+            RateLimited: the producer holds no permit, and the limiter refuses.
+            ValueError: no samples, more than the capacity, shapes that differ (from one another or
+                from what is stored), a class outside [0, 65535], or a priority (``disagreement``)
+                that is negative or not finite.
         """
         ...
 
@@ -126,6 +131,9 @@ class Replay(Protocol):
         """The ``n`` newest probe samples (fewer if there are fewer); probabilities and weights 1.
 
         An empty probe set gives an empty batch (``images`` of shape ``[0, 0, 0, 0]``).
+
+        Raises:
+            ValueError: n is not in [1, 4096].
         """
         ...
 
@@ -172,7 +180,11 @@ class Replay(Protocol):
         ...
 
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
-        """The newest snapshot if it is newer than ``newer_than``, else ``None`` (cheap)."""
+        """The newest snapshot if it is newer than ``newer_than``, else ``None`` (cheap).
+
+        Raises:
+            SchemaError: the stored snapshot is damaged.
+        """
         ...
 
     def reset(self) -> None:

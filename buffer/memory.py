@@ -98,12 +98,7 @@ class InMemoryReplayBuffer:
             self._state.limiter.withdraw(producer)
 
     def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
-        """See :meth:`buffer.interface.Replay.insert`; also refused by the limiter.
-
-        Raises:
-            ValueError: see there.
-            RateLimited: the producer has no permit, and the limiter refuses.
-        """
+        """See :meth:`buffer.interface.Replay.insert`."""
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
         check_uint32(sequence=sequence)
         schema = schema_of(samples)

@@ -55,6 +55,7 @@ from buffer.snapshots import pack, unpack
 from buffer.version import Version
 
 REDRAW_ROUNDS = 8
+REDRAW_RETRY_SECONDS = 0.1
 UPDATES_PER_CALL = 1024
 """Bounds how long a call keeps the server busy."""
 
@@ -116,12 +117,7 @@ class ReplayBuffer:
         self._scripts.release(producer)
 
     def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
-        """See :meth:`buffer.interface.Replay.insert`; also refused by the limiter.
-
-        Raises:
-            ValueError: see there.
-            RateLimited: the producer has no permit, and the limiter refuses.
-        """
+        """See :meth:`buffer.interface.Replay.insert`."""
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
         check_uint32(sequence=sequence)
         schema = schema_of(samples)
@@ -139,11 +135,9 @@ class ReplayBuffer:
             check_schema(answer.name, schema[answer.name], answer.stored)
         assert isinstance(answer, Reserved)
         self._payloads.store(contents, answer.incarnation, answer.pairs)
-        labels = np.array([sample.predicted_class for sample in ordered])
+        labels = np.array([sample.predicted_class for sample in ordered], dtype=np.int64)
         levels = level_of([sample.disagreement for sample in ordered]).astype(np.int64)
-        visible = self._scripts.commit(
-            name, answer.incarnation, (labels << 16 | levels << 8).astype(np.uint32)
-        )
+        visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)
         return InsertResult(visible, False)
 
     def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
@@ -163,7 +157,10 @@ class ReplayBuffer:
                 return assemble(samples, concatenate(rounds), student_step=student_step)
             self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
         # What was counted for this draw stays counted: the limiter errs by one batch.
-        raise RateLimited("drawn samples were evicted faster than they could be fetched", 0.1)
+        raise RateLimited(
+            f"samples drawn in {REDRAW_ROUNDS} rounds were evicted or damaged before they came",
+            REDRAW_RETRY_SECONDS,
+        )
 
     def probe(self, n: int) -> Batch:
         """See :meth:`buffer.interface.Replay.probe`."""
@@ -241,11 +238,7 @@ class ReplayBuffer:
         self._connection.publish(self._keys.student, pack(weights, version), version)
 
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
-        """See :meth:`buffer.interface.Replay.fetch_student`.
-
-        Raises:
-            SchemaError: the stored snapshot is damaged.
-        """
+        """See :meth:`buffer.interface.Replay.fetch_student`."""
         value = self._connection.published(self._keys.student, newer_than=newer_than)
         return None if value is None else unpack(value)
 

@@ -8,9 +8,9 @@ from typing import Self
 
 from pydantic import model_validator
 
-from buffer.config import override, parse, read_raw
 from buffer.controller.config import ControllerFile
 from buffer.errors import ConfigError
+from buffer.parsing import override, parse, read_raw
 from distiller.config import DistillerFile
 from synthesizer.config import SynthesizerFile
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from buffer.config import IMPORT_STRING, redis_url
+from buffer.config import IMPORT_STRING, ModelSpec, redis_url
 from buffer.controller.service import validate as validate_controller
-from buffer.errors import ConfigError
+from buffer.errors import ConfigError, ModelError
 from buffer.models import NormalizedModel, build, check_outputs, resolve
 from buffer.server import find_binary
 from deploy.auth import cluster_address
@@ -33,7 +33,7 @@ def validate(config: PipelineConfig) -> None:
         find_binary()
     teacher = _teacher(config)
     check_outputs(teacher, config.teacher, field="teacher")
-    student = build(config.student)
+    student = _build(config.student, "student")
     check_outputs(student, config.student, field="student")
     validate_synthesizer(config, teacher)
     validate_distiller(config)
@@ -82,11 +82,19 @@ def cpu_shares(config: PipelineConfig, cpus: float) -> tuple[float, float]:
 
 
 def _teacher(config: PipelineConfig) -> NormalizedModel:
-    weights = config.teacher.weights
-    if weights is not None and IMPORT_STRING.fullmatch(weights):
-        resolve(weights)
-        return build(config.teacher.model_copy(update={"weights": None}))
-    return build(config.teacher)
+    """The teacher, untrained if its weights are yet to be made."""
+    spec = config.teacher
+    if spec.weights is not None and IMPORT_STRING.fullmatch(spec.weights):
+        resolve(spec.weights)
+        spec = spec.model_copy(update={"weights": None})
+    return _build(spec, "teacher")
+
+
+def _build(spec: ModelSpec, field: str) -> NormalizedModel:
+    try:
+        return build(spec)
+    except ModelError as error:
+        raise ModelError(f"{field}: {error}") from error
 
 
 def _fits_this_machine(config: PipelineConfig) -> None:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from buffer.config import override, parse, read_raw, redis_url
+from buffer.config import redis_url
 from buffer.errors import ConfigError, SsdkdError
+from buffer.parsing import override, parse, read_raw
 from distiller.config import DistillerFile
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from buffer.config import Positive, SharedTables, Table
+from buffer.config import Positive, SharedTables
+from buffer.parsing import Table
 
 
 class DistillerTable(Table):
@@ -25,7 +26,7 @@ class DistillerTable(Table):
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the budget over which the learning rate rises linearly, from the first step on."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the elapsed share of the budget."""
+    """Learning rate over what is left of the budget from the first step on."""
     crop_padding: Annotated[int, Field(ge=0)] = 4
     """Augmentation: pad and crop at random by up to so many pixels."""
     flip: bool = True

@@ -118,9 +118,14 @@ def _translated(error: TrainingFailedError) -> SsdkdError:
     """The first worker's own words, without Ray's frames around them."""
     if not isinstance(error, WorkerGroupError) or not error.worker_failures:
         return SsdkdError(f"the training failed: {error}")
-    rank, cause = next(iter(sorted(error.worker_failures.items())))
-    words = str(cause).strip().splitlines() or [type(cause).__name__]
-    return SsdkdError(f"the training failed on worker {rank}: {words[-1]}")
+    rank, cause = min(error.worker_failures.items())
+    if isinstance(cause, SsdkdError):
+        return SsdkdError(f"the training failed on worker {rank}: {cause}")
+    first = (str(cause).strip().splitlines() or ["no message"])[0]
+    return SsdkdError(
+        f"the training failed on worker {rank}: {type(cause).__name__}: {first} "
+        "(more in Ray's logs of the worker)"
+    )
 
 
 __all__ = ["CHECKPOINTS", "JOURNAL", "fit", "validate"]

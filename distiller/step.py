@@ -97,8 +97,8 @@ class DistillationStep:
         autocast: torch.dtype | None,
         generator: torch.Generator,
     ) -> None:
-        self._student = student
-        self._teacher = teacher
+        self.student = student
+        self.teacher = teacher
         self._table = table
         self._device = device
         self._autocast = autocast
@@ -124,7 +124,7 @@ class DistillationStep:
         images = self._images(batch)
         teacher_logits = self._teacher_logits(batch, images)
         with precision(self._device, self._autocast):
-            student_logits = self._student(images)
+            student_logits = self.student(images)
         losses = soft_target_loss(
             student_logits, teacher_logits, temperature=self._table.temperature
         )
@@ -158,7 +158,7 @@ class DistillationStep:
                 )
             return to_device(batch.targets["logits"], self._device)
         with torch.no_grad(), precision(self._device, self._autocast):
-            logits: Tensor = self._teacher(images)
+            logits: Tensor = self.teacher(images)
         return logits
 
     def _descend(self, loss: Tensor, learning_rate: float) -> None:

@@ -30,7 +30,8 @@ from distiller.step import DistillationStep, StepResult, learning_rate
 from distiller.tally import Budget, Tally
 
 POLL_SECONDS = 0.2
-AUGMENTATION, DRAWS = 0, 1
+AUGMENTATION, DRAWS, NETWORKS = range(3)
+"""Purposes of random numbers."""
 
 
 class Orders(NamedTuple):
@@ -81,7 +82,7 @@ class Trainer:
         self.tally = Tally()
         self.budget = Budget(config.run, self.tally, clock=clock)
         self.pair = build_pair(config, ranks=self._ranks, device=self._device)
-        self._step = self._build_step()
+        self.step = self._build_step()
         self._loader = self._build_loader()
         self._pusher = PriorityPusher(replay)
         self._reporter = self._build_reporter(journal) if self._ranks.leads else None
@@ -93,7 +94,7 @@ class Trainer:
 
     def _build_step(self) -> DistillationStep:
         generator = torch.Generator(self._device)
-        generator.manual_seed(self._seed(AUGMENTATION))
+        generator.manual_seed(self.seed(AUGMENTATION))
         return DistillationStep(
             self.pair.trained,
             self.pair.teacher,
@@ -109,7 +110,7 @@ class Trainer:
             self._replay,
             batch_size=table.batch_size,
             prefetch=table.prefetch,
-            seed=self._seed(DRAWS),
+            seed=self.seed(DRAWS),
             max_waiting_seconds=table.max_waiting_seconds,
             student_step=lambda: self.tally.step,
         )
@@ -127,8 +128,8 @@ class Trainer:
             clock=self._clock,
         )
 
-    def _seed(self, purpose: int) -> int:
-        """Differs between ranks and attempts: no two of them draw the same samples."""
+    def seed(self, purpose: int) -> int:
+        """Differs between ranks, attempts and purposes: no two of them draw the same numbers."""
         parts = [self._config.run.seed, self._ranks.rank, self._attempt, purpose]
         return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
@@ -215,7 +216,7 @@ class Trainer:
                 self._reporter.note_first_step()
         started = self._clock()
         rate = learning_rate(self._config.distiller, share, first_share=self.tally.first_share)
-        result = self._step(batch, learning_rate=rate)
+        result = self.step(batch, learning_rate=rate)
         seconds = self._clock() - started
         self._count(batch, result, seconds)
         self._pusher.push(batch.identities, result.priorities, self.version)
@@ -247,8 +248,8 @@ class Trainer:
         """Everything but the student's weights: tensors, numbers and containers only."""
         return {
             "tally": self.tally.as_dict(),
-            "optimizer": self._step.optimizer.state_dict(),
-            "augmentation": self._step.generator.get_state(),
+            "optimizer": self.step.optimizer.state_dict(),
+            "augmentation": self.step.generator.get_state(),
             "torch": torch.get_rng_state(),
         }
 
@@ -263,9 +264,9 @@ class Trainer:
         """
         load_weights(self.pair.student.network, student, origin="the checkpoint")
         self.tally.update(state["tally"])
-        self._step.optimizer.load_state_dict(state["optimizer"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
         self._earlier_busy = self.tally.busy_seconds
         self._earlier_waiting = self.tally.waiting_seconds
         if self._ranks.leads:
-            self._step.generator.set_state(state["augmentation"])
+            self.step.generator.set_state(state["augmentation"])
             torch.set_rng_state(state["torch"])

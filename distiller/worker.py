@@ -19,7 +19,7 @@ from distiller import checkpoint
 from distiller.config import DistillerFile
 from distiller.metrics import DistillerMetrics
 from distiller.ranks import Ranks
-from distiller.trainer import Trainer
+from distiller.trainer import NETWORKS, Trainer
 
 LASTING = (ConfigError, Diverged, ModelError, Starved)
 
@@ -66,7 +66,6 @@ def _train(config: DistillerFile, replay: Replay, journal: Path) -> None:
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     attempt = _begin_attempt(replay, ranks)
-    torch.manual_seed(config.run.seed + 1000 * attempt + ranks.rank)
     trainer = Trainer(
         config,
         replay,
@@ -76,6 +75,7 @@ def _train(config: DistillerFile, replay: Replay, journal: Path) -> None:
         journal=journal,
         metrics=DistillerMetrics(CollectorRegistry()),
     )
+    torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)
     with trainer:
         metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))

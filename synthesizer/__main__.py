@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buffer.config import override, parse, read_raw, redis_url
+from buffer.config import redis_url
 from buffer.errors import ConfigError, SsdkdError
+from buffer.parsing import override, parse, read_raw
 from synthesizer.config import SynthesizerFile
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from buffer.config import Positive, SharedTables, Table
+from buffer.config import Positive, SharedTables
+from buffer.parsing import Table
 
 
 class SynthesizerTable(Table):

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from buffer.config import parse
+from buffer.parsing import parse
 from synthesizer.config import SynthesizerFile
 
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buffer.config import override, parse, read_raw, redis_url
+from buffer.config import redis_url
 from buffer.controller.config import ControllerFile
 from buffer.errors import ConfigError, SsdkdError
+from buffer.parsing import override, parse, read_raw
 
 if TYPE_CHECKING:
     from types import FrameType

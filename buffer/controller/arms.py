@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from buffer.config import BufferTable, explain
+from buffer.config import BufferTable
 from buffer.controller.config import FixedSettings, RandomSettings
 from buffer.errors import ConfigError
 from buffer.params import SamplingParams, start_params
+from buffer.parsing import explain
 from buffer.version import Version
 
 STABLE_PRODUCT = 0.9

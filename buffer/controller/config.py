@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from buffer.config import SharedTables, Table, explain
+from buffer.config import SharedTables
 from buffer.errors import ConfigError
+from buffer.parsing import Table, explain
 
 
 class ControllerTable(Table):

@@ -11,13 +11,13 @@ import ray
 from prometheus_client import CollectorRegistry, generate_latest
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from buffer.config import parse
 from buffer.controller.actor import Controller
 from buffer.controller.arms import choose, configured
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.metrics import ControllerMetrics
 from buffer.errors import ConfigError
 from buffer.params import SamplingParams
+from buffer.parsing import parse
 from buffer.replay import ReplayBuffer
 
 

@@ -9,7 +9,7 @@
 --          incarnation, items, attempt and step of the parameters; float64 importance exponent,
 --          smallest probability of any item; then per draw uint32 slot, generation, float64
 --          probability
--- Time     O(c + n log c) for c cells and n draws; about 0.5 us a cell and 3 us a draw
+-- Time     O(c + n log c) for c cells and n draws; about 0.5 us a cell and 4 us a draw
 if not is_initialised() then
   return LOST
 end

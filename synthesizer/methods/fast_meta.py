@@ -19,8 +19,9 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from buffer.config import Positive, Table, explain
+from buffer.config import Positive
 from buffer.errors import ConfigError
+from buffer.parsing import Table, explain
 from synthesizer.augment import augment
 from synthesizer.config import SynthesizerFile
 from synthesizer.generators import ConvGenerator, check_image_shape, initialize

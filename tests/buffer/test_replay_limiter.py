@@ -175,6 +175,15 @@ def test_asking_again_renews_a_permit_and_does_not_add_to_it(make_replay: Make) 
         assert replay.request_permit(10, producer="a").granted
 
 
+def test_a_refusal_ends_the_permit_that_was_held(make_replay: Make, make_samples: Samples) -> None:
+    replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=10)
+    replay.insert(make_samples(2), producer="b", sequence=1)
+    assert replay.request_permit(3, producer="a").granted
+    assert not replay.request_permit(9, producer="a").granted
+    assert not insert(replay, make_samples(4), producer="a", sequence=1)
+    assert replay.request_permit(3, producer="b").granted
+
+
 def test_an_insert_uses_the_permit(make_replay: Make, make_samples: Samples) -> None:
     replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=10)
     replay.request_permit(5, producer="a")
@@ -207,6 +216,17 @@ def test_a_permit_lapses_with_its_lease(make_replay: Make, make_samples: Samples
     time.sleep(0.41)
     assert replay.request_permit(5, producer="b").granted
     assert not insert(replay, make_samples(5), producer="a", sequence=1)
+
+
+def test_a_lapsed_permit_admits_nothing(make_replay: Make, make_samples: Samples) -> None:
+    replay = warm(
+        make_replay, make_samples, samples_per_insert=2.0, error_buffer=10, lease_seconds=0.05
+    )
+    replay.insert(make_samples(1), producer="b", sequence=1)
+    assert replay.request_permit(4, producer="a").granted
+    time.sleep(0.06)
+    assert not insert(replay, make_samples(5), producer="a", sequence=1)
+    assert insert(replay, make_samples(4), producer="a", sequence=1)
 
 
 def test_permits_do_not_overfill_an_empty_buffer(make_replay: Make) -> None:

@@ -115,6 +115,15 @@ def test_a_commit_after_the_ring_wrapped_makes_only_what_is_left_visible(
     assert seen == {(3, 1), (0, 2), (1, 2), (2, 1)}
 
 
+def test_a_late_commit_does_not_touch_slots_that_are_reserved_anew(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts, slow, fast = make_scripts(), Insert("slow", 1, 1), Insert("fast", 1, 1)
+    late, current = reserve(scripts, slow, 2), reserve(scripts, fast, 4)
+    assert commit(scripts, slow, late) == 0
+    assert commit(scripts, fast, current) == 4
+
+
 def test_a_commit_of_a_lost_reservation_is_no_error(make_scripts: Callable[..., Scripts]) -> None:
     scripts, insert = make_scripts(), Insert("a", 1, 1)
     late = reserve(scripts, insert, 2)

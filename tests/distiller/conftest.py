@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from buffer.config import override, parse
 from buffer.models import build
+from buffer.parsing import override, parse
 from buffer.sample import IDENTITY_DTYPE, Batch, Sample, Split
 from buffer.version import Version
 from distiller.config import DistillerFile

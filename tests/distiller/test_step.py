@@ -8,6 +8,7 @@ import torch
 
 from buffer.errors import ConfigError, Diverged
 from buffer.models import build
+from distiller.augment import crop_and_flip, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss
 from distiller.step import DistillationStep, learning_rate, to_device
@@ -17,17 +18,17 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def make_step(make_config):
-    def make(*assignments, seed=0, autocast=None):
+    def make(*assignments, seed=0, autocast=None, device=CPU):
         config = make_config(*assignments)
         torch.manual_seed(seed)
         student = build(config.student).train()
         return DistillationStep(
-            student,
-            build(config.teacher).eval().requires_grad_(False),
+            student.to(device),
+            build(config.teacher).eval().requires_grad_(False).to(device),
             config.distiller,
-            device=CPU,
+            device=device,
             autocast=autocast,
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator(device).manual_seed(seed),
         )
 
     return make
@@ -47,7 +48,7 @@ def test_priorities_are_raw_weight_times_divergence_at_temperature_one(make_step
     step = make_step(*_unaugmented())
     weights = np.linspace(0.1, 1.5, 16)
     batch = make_batch(weights=weights, weight_bound=2.0)
-    kl = kl_divergence(_logits(step._student, batch), _logits(step._teacher, batch)).numpy()
+    kl = kl_divergence(_logits(step.student, batch), _logits(step.teacher, batch)).numpy()
     result = step(batch, learning_rate=0.1)
     np.testing.assert_allclose(result.kl, kl, rtol=1e-5)
     np.testing.assert_allclose(result.priorities, weights * kl, rtol=1e-5)
@@ -58,7 +59,7 @@ def test_the_loss_is_weighted_by_what_the_bound_leaves(make_step, make_batch):
     weights = np.linspace(0.1, 1.5, 16)
     batch = make_batch(weights=weights, weight_bound=2.0)
     losses = soft_target_loss(
-        _logits(step._student, batch), _logits(step._teacher, batch), temperature=3.0
+        _logits(step.student, batch), _logits(step.teacher, batch), temperature=3.0
     )
     expected = float((losses.numpy() * weights / 2.0).mean())
     assert step(batch, learning_rate=0.1).loss == pytest.approx(expected, rel=1e-5)
@@ -67,7 +68,7 @@ def test_the_loss_is_weighted_by_what_the_bound_leaves(make_step, make_batch):
 def test_agreement_is_the_share_of_equal_argmax(make_step, make_batch):
     step = make_step(*_unaugmented())
     batch = make_batch(64)
-    ours, theirs = _logits(step._student, batch), _logits(step._teacher, batch)
+    ours, theirs = _logits(step.student, batch), _logits(step.teacher, batch)
     expected = (ours.argmax(1) == theirs.argmax(1)).float().mean().item()
     assert step(batch, learning_rate=0.1).agreement == pytest.approx(expected)
 
@@ -83,29 +84,33 @@ def test_repeated_steps_bring_the_student_to_the_teacher(make_step, make_batch):
 
 def test_the_teacher_never_changes(make_step, make_batch):
     step = make_step()
-    before = {name: tensor.clone() for name, tensor in step._teacher.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in step.teacher.state_dict().items()}
     step(make_batch(), learning_rate=0.1)
-    for name, tensor in step._teacher.state_dict().items():
+    for name, tensor in step.teacher.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
 def test_a_rate_of_zero_changes_no_parameter(make_step, make_batch):
     step = make_step()
-    before = [parameter.clone() for parameter in step._student.parameters()]
+    before = [parameter.clone() for parameter in step.student.parameters()]
     step(make_batch(), learning_rate=0.0)
-    assert all(map(torch.equal, before, step._student.parameters()))
+    assert all(map(torch.equal, before, step.student.parameters()))
 
 
 def test_the_teacher_sees_the_augmented_images(make_step, make_batch):
     # All mass of the loss would be elsewhere if the teacher judged the images before the crop.
     step = make_step("distiller.crop_padding=3", seed=4)
     batch = make_batch()
-    generator = torch.Generator().manual_seed(4)
-    twin = make_step("distiller.crop_padding=3", seed=4)
-    twin.generator.set_state(generator.get_state())
-    shown = twin._images(batch)
+    shown = to_unit(
+        crop_and_flip(
+            torch.from_numpy(batch.images),
+            padding=3,
+            flip=False,
+            generator=torch.Generator().manual_seed(4),
+        )
+    )
     with torch.no_grad():
-        expected = kl_divergence(twin._student(shown), twin._teacher(shown)).numpy()
+        expected = kl_divergence(step.student(shown), step.teacher(shown)).numpy()
     np.testing.assert_allclose(step(batch, learning_rate=0.1).kl, expected, rtol=1e-5)
 
 
@@ -114,7 +119,7 @@ def test_cached_logits_take_the_teachers_place(make_step, make_batch):
     logits = np.random.default_rng(1).normal(size=(16, 10)).astype(np.float32)
     step = make_step(*settings)
     batch = make_batch(logits=logits)
-    expected = kl_divergence(_logits(step._student, batch), torch.from_numpy(logits)).numpy()
+    expected = kl_divergence(_logits(step.student, batch), torch.from_numpy(logits)).numpy()
     np.testing.assert_allclose(step(batch, learning_rate=0.1).kl, expected, rtol=1e-5)
 
 
@@ -133,14 +138,24 @@ def test_half_precision_changes_little(make_step, make_batch):
     assert not np.array_equal(half.kl, exact.kl)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_measures_what_a_cpu_does(make_step, make_batch):
+    here = make_step(*_unaugmented())
+    step = make_step(*_unaugmented(), device=torch.device("cuda"))
+    batch = make_batch(64)
+    expected, result = here(batch, learning_rate=0.1), step(batch, learning_rate=0.1)
+    np.testing.assert_allclose(result.kl, expected.kl, rtol=1e-3, atol=1e-5)
+
+
 def test_a_loss_that_is_not_finite_is_refused_and_changes_nothing(make_step, make_batch):
     step = make_step()
     with torch.no_grad():
-        step._teacher.network.linear.bias[0] = math.nan
-    before = [parameter.clone() for parameter in step._student.parameters()]
+        step.teacher.network.linear.bias[0] = math.nan
+    before = [parameter.clone() for parameter in step.student.parameters()]
     with pytest.raises(Diverged, match=r"distiller\.learning_rate \(0\.05\): the loss is nan at"):
         step(make_batch(), learning_rate=0.02)
-    assert all(map(torch.equal, before, step._student.parameters()))
+    assert all(map(torch.equal, before, step.student.parameters()))
 
 
 def test_read_only_arrays_become_tensors():

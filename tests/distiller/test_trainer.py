@@ -178,7 +178,7 @@ def test_the_rate_follows_the_budget(make_config, make_replay, make_batch):
     trainer = Trainer(config, make_replay(config), attempt=1)
     trainer.train_step(make_batch(), 0.2)
     trainer.train_step(make_batch(), 0.6)
-    rate = trainer._step.optimizer.param_groups[0]["lr"]
+    rate = trainer.step.optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(learning_rate(config.distiller, 0.6, first_share=0.2))
 
 
@@ -221,8 +221,8 @@ def test_a_training_goes_on_where_its_checkpoint_was_taken(make_config, make_rep
     second = _resumed(longer, replay, state, student, attempt=2)
     for name, tensor in first.pair.student.network.state_dict().items():
         assert torch.equal(second.pair.student.network.state_dict()[name], tensor), name
-    momenta = [s["momentum_buffer"] for s in second._step.optimizer.state.values()]
-    expected = [s["momentum_buffer"] for s in first._step.optimizer.state.values()]
+    momenta = [s["momentum_buffer"] for s in second.step.optimizer.state.values()]
+    expected = [s["momentum_buffer"] for s in first.step.optimizer.state.values()]
     assert momenta
     assert all(map(torch.equal, momenta, expected))
     with second:

@@ -17,9 +17,9 @@ import ray
 import safetensors.torch
 import torch
 
-from buffer.config import override, parse
 from buffer.errors import SsdkdError, Starved
 from buffer.models import from_bytes
+from buffer.parsing import override, parse
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer

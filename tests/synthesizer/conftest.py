@@ -14,9 +14,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny_teachers
+from faulty_replay import FaultyReplay
 
-from buffer.config import parse
 from buffer.models import NormalizedModel, build
+from buffer.parsing import parse
+from synthesizer import actor
 from synthesizer.config import SynthesizerFile
 from synthesizer.methods import Context
 from synthesizer.teacher import Teacher, freeze
@@ -84,3 +86,13 @@ def context(config: SynthesizerFile) -> Context:
     """Before the first student: teacher and randomness only."""
     teacher = Teacher(build(config.teacher), classes=config.teacher.classes, device=CPU)
     return Context(teacher=teacher, device=CPU, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def replay(config: SynthesizerFile) -> FaultyReplay:
+    return FaultyReplay(config)
+
+
+@pytest.fixture(autouse=True)
+def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor, "FIRST_BACKOFF_SECONDS", 0.01)

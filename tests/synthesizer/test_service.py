@@ -13,7 +13,7 @@ import pytest
 import ray
 import yaml
 
-from buffer.config import parse
+from buffer.parsing import parse
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
 from deploy.config import PipelineConfig

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from buffer.config import parse
 from buffer.controller.config import ControllerFile
 from buffer.params import SamplingParams, start_params
+from buffer.parsing import parse
 from buffer.progress import ProbeReport, StudentProgress
 from buffer.version import Version
 

@@ -1,0 +1,130 @@
+"""The records of the buffer in Redis agree with each other, whatever is done to them."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import redis
+
+from buffer.errors import RateLimited
+from buffer.replay import ReplayBuffer
+from buffer.sample import Batch, Sample
+from buffer.version import Version
+
+Make = Callable[..., ReplayBuffer]
+Samples = Callable[..., list[Sample]]
+Key = Callable[[str], str]
+
+
+def is_intact(batch: Batch) -> bool:
+    """Whether each image shows the number that its target and its priority's label say."""
+    serials = batch.targets["logits"][:, 0].astype(int)
+    shown = [int.from_bytes(image.tobytes(), "little") for image in batch.images]
+    return bool((serials == shown).all() and (batch.predicted_classes == serials % 7).all())
+
+
+def audit(client: redis.Redis, key: Key, capacity: int) -> dict[int, int]:
+    """Checks slots, cells and directory against each other; the cell of each drawable slot."""
+    raw = client.get(key("slots"))
+    assert isinstance(raw, bytes)
+    records = list(struct.iter_unpack("<6I", raw))
+    of_slot = {
+        slot: (record[2], record[3])
+        for slot, record in enumerate(records[:capacity])
+        if record[0] == 2
+    }
+    index = {int(cell): int(entry) for cell, entry in client.hgetall(key("cells:index")).items()}
+    assert sorted(index.values()) == list(range(len(index)))
+    directory = list(struct.iter_unpack("<2I", client.get(key("cells")) or b""))
+    found = {}
+    for cell, entry in index.items():
+        assert directory[entry][0] == cell
+        array = client.get(key(f"cell:{cell}"))
+        assert isinstance(array, bytes)
+        slots = struct.unpack_from(f"<{directory[entry][1]}I", array)
+        assert len(slots) > 0
+        for position, slot in enumerate(slots):
+            assert slot not in found
+            found[slot] = (cell, position)
+    assert found == of_slot
+    assert len(list(client.scan_iter(key("cell:*").replace("{", r"\{")))) == len(index)
+    assert int(client.hget(key("counters"), "size") or -1) == len(found)
+    return {slot: cell for slot, (cell, _) in found.items()}
+
+
+def test_records_stay_consistent_under_concurrent_clients(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    """Producers lap a small ring while consumers draw and update: no wrong image, ever."""
+    capacity = 60
+    clients = [make_redis(capacity=capacity, min_size_to_sample=10) for _ in range(5)]
+    made = [
+        replace(sample, predicted_class=sample.member % 7, disagreement=float(sample.member % 5))
+        for sample in make_samples(3000)
+    ]
+    clients[0].insert(made[:20], producer="first", sequence=1)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def guarded(work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    def produce(replay: ReplayBuffer, samples: list[Sample], producer: str) -> None:
+        for i in range(0, len(samples), 10):
+            replay.insert(samples[i : i + 10], producer=producer, sequence=i)
+
+    def consume(replay: ReplayBuffer, seed: int) -> None:
+        generator, step = np.random.default_rng(seed), 0
+        while not done.is_set() or step == 0:
+            step += 1
+            try:
+                batch = replay.sample(40)
+            except RateLimited:
+                continue
+            assert is_intact(batch)
+            replay.update_priorities(
+                batch.identities, generator.lognormal(size=40), version=Version(1, step)
+            )
+
+    producers = [
+        threading.Thread(target=guarded, args=(produce, clients[i], made[i::3], f"p{i}"))
+        for i in range(3)
+    ]
+    consumers = [threading.Thread(target=guarded, args=(consume, clients[i], i)) for i in (3, 4)]
+    for thread in producers + consumers:
+        thread.start()
+    for thread in producers:
+        thread.join()
+    done.set()
+    for thread in consumers:
+        thread.join()
+    assert failures == []
+    info = clients[0].info()
+    assert info.inserted > 2900
+    assert info.updates.applied > 0
+    assert sum(info.class_counts.values()) == sum(info.level_counts.values()) == info.size
+    assert len(audit(client, keys, capacity)) == info.size
+
+
+def test_records_stay_consistent_under_random_operations(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    generator = np.random.default_rng(3)
+    replay = make_redis(capacity=16, min_size_to_sample=1)
+    for sequence in range(60):
+        n = int(generator.integers(1, 6))
+        labels = generator.integers(0, 3, n).tolist()
+        replay.insert(make_samples(n, label=labels), producer="a", sequence=sequence)
+        names = replay.sample(12).identities
+        priorities = np.exp2(generator.integers(-1, 2, 12))
+        replay.update_priorities(names, priorities, version=Version(1, sequence))
+        cells = audit(client, keys, 16)
+        assert set(names["slot"].tolist()) <= set(cells)
