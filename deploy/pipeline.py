@@ -24,6 +24,7 @@ from buffer.controller.service import start as start_controller
 from buffer.errors import SsdkdError
 from buffer.models import build, from_bytes
 from buffer.params import SamplingParams
+from buffer.params import start_params as of_draws
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
 from buffer.version import NEVER
@@ -77,17 +78,11 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
 
 def start_params(config: PipelineConfig) -> SamplingParams:
     """The sampling parameters a run starts with."""
-    table = config.buffer
-    return SamplingParams(
-        priority_exponent=table.priority_exponent,
-        importance_exponent=table.importance_exponent,
-        uniform_share=1.0 if table.selector == "uniform" else table.uniform_share,
-        label_balance=table.label_balance,
-        age_discount=table.age_discount,
-        samples_per_insert=table.samples_per_insert,
-        difficulty_exponent=config.synthesizer.difficulty_exponent,
-        adversarial_weight=config.synthesizer.adversarial_weight,
-    )
+    inversion = {
+        "difficulty_exponent": config.synthesizer.difficulty_exponent,
+        "adversarial_weight": config.synthesizer.adversarial_weight,
+    }
+    return of_draws(config.buffer).model_copy(update=inversion)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import redis
@@ -57,61 +57,47 @@ def audit(client: redis.Redis, key: Key, capacity: int) -> dict[int, int]:
     return {slot: cell for slot, (cell, _) in found.items()}
 
 
+def produce(replay: ReplayBuffer, samples: list[Sample], producer: str) -> None:
+    for i in range(0, len(samples), 10):
+        replay.insert(samples[i : i + 10], producer=producer, sequence=i)
+
+
+def consume(replay: ReplayBuffer, seed: int, done: threading.Event) -> None:
+    generator, step = np.random.default_rng(seed), 0
+    while not done.is_set() or step == 0:
+        step += 1
+        try:
+            batch = replay.sample(40)
+        except RateLimited:
+            continue
+        assert is_intact(batch)
+        priorities = generator.lognormal(size=40)
+        replay.update_priorities(batch.identities, priorities, version=Version(1, step))
+
+
 def test_records_stay_consistent_under_concurrent_clients(
     make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
 ) -> None:
     """Producers lap a small ring while consumers draw and update: no wrong image, ever."""
-    capacity = 60
-    clients = [make_redis(capacity=capacity, min_size_to_sample=10) for _ in range(5)]
+    clients = [make_redis(capacity=60, min_size_to_sample=10) for _ in range(5)]
     made = [
         replace(sample, predicted_class=sample.member % 7, disagreement=float(sample.member % 5))
         for sample in make_samples(3000)
     ]
     clients[0].insert(made[:20], producer="first", sequence=1)
-    failures: list[BaseException] = []
     done = threading.Event()
-
-    def guarded(work: Callable[..., None], *arguments: Any) -> None:
-        try:
-            work(*arguments)
-        except BaseException as error:
-            failures.append(error)
-
-    def produce(replay: ReplayBuffer, samples: list[Sample], producer: str) -> None:
-        for i in range(0, len(samples), 10):
-            replay.insert(samples[i : i + 10], producer=producer, sequence=i)
-
-    def consume(replay: ReplayBuffer, seed: int) -> None:
-        generator, step = np.random.default_rng(seed), 0
-        while not done.is_set() or step == 0:
-            step += 1
-            try:
-                batch = replay.sample(40)
-            except RateLimited:
-                continue
-            assert is_intact(batch)
-            replay.update_priorities(
-                batch.identities, generator.lognormal(size=40), version=Version(1, step)
-            )
-
-    producers = [
-        threading.Thread(target=guarded, args=(produce, clients[i], made[i::3], f"p{i}"))
-        for i in range(3)
-    ]
-    consumers = [threading.Thread(target=guarded, args=(consume, clients[i], i)) for i in (3, 4)]
-    for thread in producers + consumers:
-        thread.start()
-    for thread in producers:
-        thread.join()
-    done.set()
-    for thread in consumers:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(5) as pool:
+        consumers = [pool.submit(consume, clients[i], i, done) for i in (3, 4)]
+        producers = [pool.submit(produce, clients[i], made[i::3], f"p{i}") for i in range(3)]
+        wait(producers)
+        done.set()
+    for work in producers + consumers:
+        work.result()
     info = clients[0].info()
     assert info.inserted > 2900
     assert info.updates.applied > 0
     assert sum(info.class_counts.values()) == sum(info.level_counts.values()) == info.size
-    assert len(audit(client, keys, capacity)) == info.size
+    assert len(audit(client, keys, 60)) == info.size
 
 
 def test_records_stay_consistent_under_random_operations(
