@@ -162,11 +162,13 @@ def test_what_waits_is_pushed_before_the_end(replay):
 
 def test_the_oldest_update_is_dropped_when_too_many_wait(replay):
     pusher = PriorityPusher(replay, limit=2)
-    pushed = [_push(pusher, replay, step, 2.0) for step in (1, 2, 3)]
+    identities = np.unique(replay.sample(64, seed=0).identities)
+    for step, count in ((1, 1), (2, 2), (3, 4)):
+        pusher.push(identities[:count], np.full(count, 2.0), Version(1, step))
     assert pusher.dropped == 1
     with pusher:
         pass
-    assert replay.info().updates.applied == pushed[1] + pushed[2]
+    assert replay.info().updates.applied == 2 + 4
 
 
 def test_updates_are_lost_without_harm_when_the_buffer_is_unreachable(replay, stopped_server):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -111,6 +112,14 @@ def test_the_curve_has_a_point_for_every_share_and_the_end(make_config, make_rep
     ]
     assert metrics["curve"][-1][3] == metrics["student_accuracy"]
     assert metrics["evaluation_seconds"] > 0
+
+
+def test_every_evaluation_is_left_out_of_the_budget(make_config, make_replay, test_data):
+    ticks = itertools.count()  # each look at the clock takes a second
+    config = make_config("run.steps=20", "evaluation.every_share=0.25", test_data)
+    replay = make_replay(config)
+    _, metrics = _run(config, replay, save=lambda: None, clock=lambda: float(next(ticks)))
+    assert metrics["evaluation_seconds"] == len(metrics["curve"]) == 4
 
 
 def test_test_data_never_touches_the_training(make_config, make_replay, test_data):
