@@ -30,7 +30,7 @@ class Draws:
     identities: NDArray[np.void]
     probabilities: NDArray[np.float64]
     weights: NDArray[np.float64]
-    weight_bound: float
+    weight_mean: float
     params_version: Version
     population: int
 
@@ -99,6 +99,16 @@ def check_count(n: int) -> None:
         raise ValueError(f"n ({n}) is not in [1, {MOST_DRAWS}]: the server would be kept too long")
 
 
+def check_permit(n: int, capacity: int) -> None:
+    """Whether a permit for ``n`` samples could ever be used.
+
+    Raises:
+        ValueError: it could not.
+    """
+    if not 1 <= n <= capacity:
+        raise ValueError(f"n ({n}) is not in [1, {capacity}]: no insert has so many samples")
+
+
 def check_uint32(**numbers: int) -> None:
     """Whether numbers can be stored: ``check_uint32(sequence=3)``.
 
@@ -157,7 +167,7 @@ def assemble(samples: Sequence[Sample], draws: Draws, *, student_step: int) -> B
         identities=draws.identities,
         probabilities=draws.probabilities,
         weights=draws.weights,
-        weight_bound=draws.weight_bound,
+        weight_mean=draws.weight_mean,
         ages=np.maximum(0, student_step - born),
         params_version=draws.params_version,
         population=draws.population,
@@ -166,11 +176,13 @@ def assemble(samples: Sequence[Sample], draws: Draws, *, student_step: int) -> B
 
 def concatenate(rounds: Sequence[Draws]) -> Draws:
     """Rounds of one draw as one; each sample keeps the distribution it was drawn under."""
+    lengths = [len(draws.identities) for draws in rounds]
+    means = [draws.weight_mean for draws in rounds]
     return Draws(
         identities=np.concatenate([draws.identities for draws in rounds]),
         probabilities=np.concatenate([draws.probabilities for draws in rounds]),
         weights=np.concatenate([draws.weights for draws in rounds]),
-        weight_bound=max(draws.weight_bound for draws in rounds),
+        weight_mean=float(np.average(means, weights=lengths)),
         params_version=rounds[0].params_version,
         population=rounds[0].population,
     )

@@ -176,7 +176,10 @@ class _Reader:
     def array(self, dtype: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
         kind, count = np.dtype(dtype), math.prod(shape)
         start = self.take(count * kind.itemsize)
-        return np.frombuffer(self._data, dtype=kind, count=count, offset=start).reshape(shape)
+        try:
+            return np.frombuffer(self._data, dtype=kind, count=count, offset=start).reshape(shape)
+        except ValueError as error:
+            raise SchemaError(f"{len(shape)} dimensions ({shape[:4]}): {error}") from error
 
     def finish(self) -> None:
         if self.offset != len(self._data):

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -41,11 +42,27 @@ class RunTable(Table):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Autocast of networks; ``auto`` takes bfloat16 where the hardware computes in it."""
     out: str = "runs/{name}"
-    """Folder of the outputs; ``{name}`` is the run's name."""
+    """Folder of the outputs; ``{name}`` is the run's name, no other braces."""
     ray_address: str | None = None
     """An existing Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     """Level of the services' logs."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the outputs."""
+        return Path(self.out.format(name=self.name))
+
+    @model_validator(mode="after")
+    def _out_can_be_filled_in(self) -> Self:
+        try:
+            self.out.format(name=self.name)
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"run.out ({self.out}): only {{name}} can be filled in, the outputs would have no "
+                "place"
+            ) from error
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -73,7 +90,7 @@ class ModelSpec(Table):
     string of a function that makes one (see ``deploy.digits``). ``None``: random initialisation."""
     task: Literal["classification"] = "classification"
     """What the outputs mean."""
-    classes: Annotated[int, Field(ge=2)]
+    classes: Annotated[int, Field(ge=2, le=2**16)]
     """K: number of classes."""
     image_shape: tuple[Positive, Positive, Positive]
     """C, H, W."""
@@ -134,6 +151,10 @@ class BufferTable(Table):
     """Start value of the sampling parameter."""
     samples_per_insert: Annotated[float, Field(gt=0)] | None = None
     """Draws allowed per inserted sample; start value. ``None``: no limit in either direction."""
+    difficulty_exponent: Annotated[float, Field(ge=0, le=5)] = 1.0
+    """gamma of the modulating function: start value of the sampling parameter."""
+    adversarial_weight: Annotated[float, Field(ge=0)] = 1.0
+    """w_adv of the next samples; no effect until the buffer has filled once. Start value."""
     error_buffer: Annotated[float, Field(gt=0)] | None = None
     """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
     of the larger side."""
@@ -206,6 +227,20 @@ class SharedTables(Table):
                 "give a state dict or an import string of a function that makes one"
             )
         return self
+
+
+Tables = TypeVar("Tables", bound=SharedTables)
+
+
+def absolute_paths(tables: Tables) -> Tables:
+    """A copy with absolute file names: services run in folders of their own."""
+    resolved: dict[str, Table] = {}
+    for name, field in (("teacher", "weights"), ("student", "weights"), ("evaluation", "data")):
+        table: Table = getattr(tables, name)
+        value: str | None = getattr(table, field)
+        if value is not None and not IMPORT_STRING.fullmatch(value):
+            resolved[name] = table.model_copy(update={field: str(Path(value).resolve())})
+    return tables.model_copy(update=resolved)
 
 
 def redis_url(table: BufferTable) -> str | None:

@@ -1,22 +1,23 @@
 """The only place that knows the Redis client: connects, moves bytes, and translates its errors.
 
 Why retries are safe: redis-py repeats a command whose answer got lost. Every write of ours may run
-twice, it is idempotent or (a counter, a draw) errs by one.
+twice, it is idempotent or (a counter, a draw of n) errs by one, or by n.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import Script
+from redis.exceptions import MasterDownError, NoPermissionError, OutOfMemoryError
 from redis.retry import Retry
 
-from buffer.errors import BufferUnavailable, ConfigError
+from buffer.errors import BufferUnavailable, ConfigError, ProtocolMismatch
 from buffer.keys import Keys
 from buffer.version import NEVER, Version
 
@@ -25,6 +26,14 @@ RETRIES = 3
 CHUNK_BYTES = 2 << 20
 """Of payload in one command: replies of this size move fastest, and others get their turn."""
 MOST_KEYS = 1024
+
+_SCHEME = re.compile(r"\w+")
+_PLACE = re.compile(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?|/.*")
+_PASSING = (OutOfMemoryError, redis.ReadOnlyError, NoPermissionError, MasterDownError)
+_PASSING_REPLY = re.compile(
+    r"\b(OOM|LOADING|READONLY|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOPERM)\b"
+)
+"""Replies of a server that does it later, or for others; those to scripts may be text only."""
 
 Answer = TypeVar("Answer")
 
@@ -37,7 +46,9 @@ class Connection:
 
     Raises:
         ConfigError: the URL is none, or the server is set to drop keys when memory runs out.
-        BufferUnavailable: the server cannot be reached, or refuses us.
+        BufferUnavailable: the server cannot be reached, or refuses us. So do all methods.
+        ProtocolMismatch: keys of ours are of other types there, or the server is too old. So do
+            all methods.
     """
 
     def __init__(self, url: str) -> None:
@@ -48,10 +59,13 @@ class Connection:
                 decode_responses=False,
                 socket_timeout=SOCKET_TIMEOUT_SECONDS,
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
-                retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             )
-        except ValueError as error:
-            raise ConfigError(f"buffer.url ({self._where}) is no Redis URL: {error}") from error
+        except ValueError:
+            # Not what it says, nor where it comes from: both could show a part of the password.
+            raise ConfigError(
+                f"buffer.url ({self._where}) is no Redis URL: it begins with redis://, rediss:// "
+                "or unix://, and has %40 %2F %3F %23 for @ / ? # in a password"
+            ) from None
         try:
             self._check_memory_policy()
         except BaseException:
@@ -86,29 +100,27 @@ class Connection:
         found = self._ask(lambda: self._client.hgetall(key))
         return {field.decode(): value.decode() for field, value in found.items()}
 
-    def increment(self, key: str, field: str) -> int:
-        """Counts a field of a hash up by one. Repeated after a lost answer, it skips a number."""
-        return int(self._ask(lambda: self._client.hincrby(key, field, 1)))
-
     def publish(self, key: str, value: bytes, version: Version) -> None:
         """Replaces a value, unless a newer version is there.
 
         Not a script: values of 100 MB would keep the server's interpreter busy for a second.
         """
-
-        def replace_older(pipe: Any) -> None:
-            if _version(pipe.get(Keys.version_of(key))) <= version:
-                pipe.multi()
-                pipe.set(key, value)
-                pipe.set(Keys.version_of(key), f"{version.attempt}.{version.step}")
-
-        self._ask(lambda: self._client.transaction(replace_older, Keys.version_of(key)))
+        for _ in range(RETRIES):
+            if self._ask(lambda: self._try_to_publish(key, value, version)):
+                return
+        raise BufferUnavailable(
+            f"Redis at {self._where}: {key} was not replaced in {RETRIES} rounds: others replaced "
+            "it, or the connection broke"
+        )
 
     def published(self, key: str, *, newer_than: Version | None = None) -> bytes | None:
-        """A published value; ``None`` if there is none, or none newer than ``newer_than``."""
+        """A published value; ``None`` if there is none, or still the one of ``newer_than``.
+
+        An older one than that was published since the server lost its data: it is the newest.
+        """
         if newer_than is not None:
             stored = self._ask(lambda: self._client.get(Keys.version_of(key)))
-            if _version(stored) <= newer_than:
+            if _version(stored) in (NEVER, newer_than):
                 return None
         value: bytes | None = self._ask(lambda: self._client.get(key))
         return value
@@ -116,6 +128,21 @@ class Connection:
     def close(self) -> None:
         """Closes every socket."""
         self._client.close()
+
+    def _try_to_publish(self, key: str, value: bytes, version: Version) -> bool:
+        """Whether it is settled: replaced, or a newer one is there."""
+        with self._client.pipeline() as pipe:
+            pipe.watch(Keys.version_of(key))
+            if _version(pipe.get(Keys.version_of(key))) > version:
+                return True
+            pipe.multi()
+            pipe.set(key, value)
+            pipe.set(Keys.version_of(key), f"{version.attempt}.{version.step}")
+            try:
+                pipe.execute()
+            except redis.WatchError:  # also when the connection broke, or took too long
+                return False
+            return True
 
     def _check_memory_policy(self) -> None:
         policy = self._ask(lambda: self._client.info("memory")).get("maxmemory_policy")
@@ -129,14 +156,31 @@ class Connection:
         try:
             return call()
         except redis.RedisError as error:
+            if _is_a_refused_command(error):
+                raise ProtocolMismatch(
+                    f"Redis at {self._where} cannot do what we ask, its keys or its version are "
+                    f"not ours: {error}"
+                ) from error
             raise BufferUnavailable(f"Redis at {self._where}: {error}") from error
 
 
 def host_of(url: str) -> str:
-    """The part of a Redis URL that may be shown: no user, no password, no options."""
-    parts = urlsplit(url)
-    place = parts.path if parts.scheme == "unix" else parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{place}"
+    """The part of a Redis URL that may be shown: no user, no password, no options.
+
+    Passwords may be unescaped: what comes before the last ``@`` is never shown, and nothing but
+    ``...`` if the rest could belong to a password too.
+    """
+    scheme, separator, rest = url.partition("://")
+    before, _, place = rest.rpartition("@")
+    host = re.split("[?#]" if scheme == "unix" else "[/?#]", place)[0]
+    hidden = "?" in before or not _PLACE.fullmatch(host) or not _SCHEME.fullmatch(scheme)
+    return f"{scheme}://{'...' if hidden else host}" if separator else "..."
+
+
+def _is_a_refused_command(error: redis.RedisError) -> bool:
+    """Whether the server would answer the same every time."""
+    passing = isinstance(error, _PASSING) or _PASSING_REPLY.search(str(error))
+    return isinstance(error, redis.ResponseError) and not passing
 
 
 def _version(stored: bytes | None) -> Version:

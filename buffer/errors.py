@@ -10,7 +10,8 @@
     ├── ProtocolMismatch         the server holds data of another protocol or another shape
     ├── RateLimited              the samples-per-insert limiter says: not now
     ├── Starved                  no batch could be drawn for too long
-    └── Diverged                 the training left the finite numbers
+    ├── Diverged                 the training left the finite numbers
+    └── Interrupted              the user, or the cluster, asked the run to end early
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class BufferUnavailable(SsdkdError, ConnectionError):
 
 
 class ProtocolMismatch(SsdkdError):
-    """The server holds a buffer of another protocol version or another capacity."""
+    """The server holds a buffer of another protocol version or other limits.
+
+    Also if it refuses a command for a reason that stays: other data under our keys, an old version.
+    """
 
 
 class RateLimited(SsdkdError):
@@ -58,3 +62,7 @@ class Starved(SsdkdError):
 
 class Diverged(SsdkdError, ArithmeticError):
     """A loss is not finite: the training cannot recover from it."""
+
+
+class Interrupted(SsdkdError):
+    """The user, or the cluster, asked the run to end early."""

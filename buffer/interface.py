@@ -3,13 +3,21 @@
 :class:`~buffer.replay.ReplayBuffer` (Redis) and :class:`~buffer.memory.InMemoryReplayBuffer` (the
 tests' oracle) both keep it. The promises:
 
-1. Each operation is atomic and totally ordered within its shard.
+1. Each operation is atomic and totally ordered within its shard, but for those that move payloads:
+   an insert is two atomic steps (slots are reserved, which evicts; samples are committed, all that
+   are left at once), a draw is one per round (a sample that was evicted meanwhile is drawn again),
+   probes and snapshots are read after they were chosen, ``update_priorities`` is atomic per 1024,
+   ``reset`` deletes payloads before it begins.
 2. A committed sample is immutable until evicted; an identity never names two different images.
-3. Inserts are idempotent on (producer, epoch, sequence): delivering one twice is safe.
+3. Inserts are idempotent on (producer, epoch, sequence): delivering one twice is safe. Each process
+   that inserts under a producer's name has an epoch of its own; a newer process ends the older's
+   inserts, which are answered as duplicates and logged as a warning.
 4. Draws are i.i.d. with replacement, each with the probability it was drawn with.
 5. Priority updates are last-writer-wins by version and never resurrect an evicted sample.
 6. Nothing blocks in the server: an operation the limiter refuses is answered at once, with when to
    retry. Of the two sides at least one is always admitted, so they cannot stall each other.
+7. A server that lost its data is filled again by whoever comes next: epochs follow its clock, and
+   attempts go on from what the role's live process publishes.
 """
 
 from __future__ import annotations
@@ -41,7 +49,8 @@ class InsertResult(NamedTuple):
     inserted: int
     """Samples that became visible by this call; 0 for a repeated delivery."""
     duplicate: bool
-    """This (producer, epoch, sequence) had been committed before, or is an older one."""
+    """This (producer, epoch, sequence) had been committed before, or is an older one; that is, a
+    newer process inserts under this producer's name if the sequence is new."""
 
 
 class UpdateCounts(NamedTuple):
@@ -91,12 +100,22 @@ class Replay(Protocol):
     """The interface of a prioritised replay buffer. Times in seconds, priorities >= 0.
 
     Sequences and both parts of a version are in [0, 2^32); anything else is a ``ValueError``.
+
+    Raises:
+        BufferUnavailable: by every operation: the server cannot be reached, or refuses us. Whether
+            it was done is unknown; doing it again is safe.
+        ProtocolMismatch: by every operation: the server holds other data under our names, or is
+            too old.
     """
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
-        """Asks to insert ``n`` samples later. A producer holds one permit; asking again renews it.
+        """Asks to insert ``n`` training samples later.
 
+        A producer holds one permit; asking again renews it.
         A granted permit counts as inserted for the limiter until it is used or its lease ends.
+
+        Raises:
+            ValueError: n is not in [1, capacity].
         """
         ...
 
@@ -105,13 +124,13 @@ class Replay(Protocol):
         ...
 
     def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
-        """Inserts samples, evicting the oldest. Uses the producer's permit if it holds one.
+        """Inserts samples, evicting the oldest. Uses the producer's permit for that many or more.
 
         ``sequence`` grows by one with each insert of this producer in this process; repeating one
         is a no-op.
 
         Raises:
-            RateLimited: the producer holds no permit, and the limiter refuses.
+            RateLimited: the producer holds no such permit, and the limiter refuses.
             ValueError: no samples, more than the capacity, shapes that differ (from one another or
                 from what is stored), a class outside [0, 65535], or a priority (``disagreement``)
                 that is negative or not finite.
@@ -152,11 +171,15 @@ class Replay(Protocol):
         ...
 
     def params(self) -> SamplingParams:
-        """The sampling parameters in force."""
+        """The sampling parameters in force.
+
+        Raises:
+            SchemaError: what is stored is something else.
+        """
         ...
 
     def set_params(self, params: SamplingParams) -> bool:
-        """Puts parameters in force if their version is newer; says whether it did.
+        """Puts parameters in force if their version is newer; says whether these are in force.
 
         A change of ``samples_per_insert`` sets the limiter's balance to 0: neither side stalls for
         the past.
@@ -164,7 +187,11 @@ class Replay(Protocol):
         ...
 
     def begin_attempt(self, role: str) -> int:
-        """The next attempt number of ``role`` (``distiller``, ``controller``): 1, 2, ..."""
+        """The next attempt number of ``role`` (``distiller``, ``controller``): 1, 2, ...
+
+        Always above the attempt of what the role has published: of progress and student for the
+        distiller, of parameters for the controller.
+        """
         ...
 
     def publish_progress(self, progress: StudentProgress) -> None:
@@ -172,7 +199,11 @@ class Replay(Protocol):
         ...
 
     def progress(self) -> StudentProgress | None:
-        """The newest progress, or ``None`` before the first."""
+        """The newest progress, or ``None`` before the first.
+
+        Raises:
+            SchemaError: what is stored is something else.
+        """
         ...
 
     def publish_student(self, weights: bytes, *, version: Version) -> None:
@@ -181,6 +212,8 @@ class Replay(Protocol):
 
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
         """The newest snapshot if it is newer than ``newer_than``, else ``None`` (cheap).
+
+        A snapshot older than ``newer_than`` is newer in truth: the server has lost its data since.
 
         Raises:
             SchemaError: the stored snapshot is damaged.

@@ -18,10 +18,10 @@ cell:<cell>         string  uint32 slots of the items in the cell; as many as ``
 x:<slot>            string  payload, see ``buffer.codec``; may be older or newer than the slot says
 seen                hash    producer -> its newest insert: uint32 epoch, sequence, committed (0 or
                             1), inserted, then until committed uint32 pairs slot, generation
-epochs              hash    producer -> processes that ever inserted under this name
+epochs              hash    producer -> epoch of the newest process that inserts under this name
 permits             hash    producer -> uint32 samples, float64 deadline (server time, seconds)
 schema              hash    ``image`` or a target's name -> dtype and shape of all stored ones
-attempts            hash    role -> attempts begun
+attempts            hash    role -> its newest attempt
 progress            string  JSON of ``buffer.progress.StudentProgress``
 progress:version    string  ``<attempt>.<step>`` of it
 student             string  the student snapshot, see ``buffer.snapshots``
@@ -79,9 +79,9 @@ class Keys:
         return self._key("epochs")
 
     @property
-    def attempts(self) -> str:
-        """Attempts of roles."""
-        return self._key("attempts")
+    def schema(self) -> str:
+        """Dtype and shape of arrays."""
+        return self._key("schema")
 
     @property
     def progress(self) -> str:

@@ -27,7 +27,7 @@ class Limiter:
     """The limiter of one buffer.
 
     Args:
-        minimum: training samples before the first draw.
+        minimum: training samples inserted before the first draw.
         error_buffer: E, in draws.
         lease_seconds: how long a permit is good for.
     """
@@ -37,12 +37,13 @@ class Limiter:
     lease_seconds: float
     balance: float = 0.0
     warm: bool = False
-    """Whether the buffer has held ``minimum`` samples."""
+    """Whether ``minimum`` samples have been inserted."""
     _permits: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def holds_permit(self, producer: str, *, now: float) -> bool:
-        """Whether a producer holds a permit that has not lapsed."""
-        return producer in self._permits and self._permits[producer][1] > now
+    def holds_permit(self, producer: str, n: int, *, now: float) -> bool:
+        """Whether a producer holds a permit for ``n`` samples that has not lapsed."""
+        held, deadline = self._permits.get(producer, (0, 0.0))
+        return held >= n and deadline > now
 
     def grant(self, producer: str, n: int, *, now: float) -> None:
         """Gives a producer its permit to insert ``n`` samples."""
@@ -72,11 +73,11 @@ class Limiter:
         """Whether ``n`` draws may be made from a buffer that is warm."""
         return per_insert is None or self.balance >= 0 or self.balance - n >= -self.error_buffer
 
-    def inserted(self, n: int, *, size: int, per_insert: float | None) -> None:
-        """Counts ``n`` samples, after which the buffer has ``size``."""
+    def inserted(self, n: int, *, total: int, per_insert: float | None) -> None:
+        """Counts ``n`` samples, after which ``total`` have ever been inserted."""
         if self.warm:
             self.balance += (per_insert or 0.0) * n
-        self.warm = self.warm or size >= self.minimum
+        self.warm = self.warm or total >= self.minimum
 
     def drawn(self, n: int, *, per_insert: float | None) -> None:
         """Counts ``n`` draws."""

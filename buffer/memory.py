@@ -22,6 +22,7 @@ from buffer.batches import (
     Draws,
     assemble,
     check_count,
+    check_permit,
     check_samples,
     check_schema,
     check_uint32,
@@ -36,7 +37,7 @@ from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.items import Items
 from buffer.limiter import FILLING_RETRY_SECONDS, RETRY_SECONDS, Limiter
 from buffer.params import SamplingParams, start_params
-from buffer.priorities import importance_weights
+from buffer.priorities import importance_weights, mean_weight
 from buffer.progress import StudentProgress
 from buffer.sample import Batch, Sample
 from buffer.version import NEVER, Version
@@ -85,6 +86,7 @@ class InMemoryReplayBuffer:
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
         """See :meth:`buffer.interface.Replay.request_permit`."""
+        check_permit(n, self._table.capacity)
         with self._lock:
             if not self._may_insert(producer, n):
                 self._state.limiter.withdraw(producer)
@@ -119,7 +121,7 @@ class InMemoryReplayBuffer:
             for sample in samples:
                 state.items.add(sample)
             per_insert = state.params.samples_per_insert
-            state.limiter.inserted(len(train), size=len(state.items.train), per_insert=per_insert)
+            state.limiter.inserted(len(train), total=state.items.inserted, per_insert=per_insert)
             return InsertResult(len(samples), False)
 
     def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
@@ -138,7 +140,7 @@ class InMemoryReplayBuffer:
                 identities=state.items.identities(picked),
                 probabilities=chances[drawn],
                 weights=importance_weights(chances[drawn], len(items), exponent),
-                weight_bound=float(importance_weights(chances, len(items), exponent).max()),
+                weight_mean=mean_weight(chances, exponent),
                 params_version=state.params.version,
                 population=len(items),
             )
@@ -201,7 +203,7 @@ class InMemoryReplayBuffer:
         check_uint32(**params.version._asdict())
         with self._lock:
             if params.version <= self._state.params.version:
-                return False
+                return params == self._state.params
             if params.samples_per_insert != self._state.params.samples_per_insert:
                 self._state.limiter.balance = 0.0
             self._state.params = params
@@ -210,8 +212,12 @@ class InMemoryReplayBuffer:
     def begin_attempt(self, role: str) -> int:
         """See :meth:`buffer.interface.Replay.begin_attempt`."""
         with self._lock:
-            self._state.attempts[role] += 1
-            return self._state.attempts[role]
+            state = self._state
+            newest = max(state.progress.version if state.progress else NEVER, state.student[0])
+            published = {"distiller": newest, "controller": state.params.version}
+            floor = published.get(role, NEVER).attempt
+            state.attempts[role] = max(state.attempts[role], floor) + 1
+            return state.attempts[role]
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`."""
@@ -236,7 +242,8 @@ class InMemoryReplayBuffer:
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
         """See :meth:`buffer.interface.Replay.fetch_student`."""
         with self._lock:
-            return self._state.student if self._state.student[0] > newer_than else None
+            known = self._state.student[0] in (NEVER, newer_than)
+            return None if known else self._state.student
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`."""
@@ -266,7 +273,7 @@ class InMemoryReplayBuffer:
         return admitted
 
     def _admit_inserts(self, producer: str, n: int) -> None:
-        permitted = self._state.limiter.holds_permit(producer, now=self._clock())
+        permitted = self._state.limiter.holds_permit(producer, n, now=self._clock())
         if n > 0 and not permitted and not self._may_insert(producer, n):
             raise RateLimited("the limiter lets draws catch up first", RETRY_SECONDS)
 

@@ -55,18 +55,23 @@ def resolve(import_string: str) -> Callable[..., Any]:
     """The callable an import string names.
 
     Raises:
-        ModelError: no such module or attribute (with the nearest name), or not callable.
+        ModelError: no such module or attribute (with the nearest name), a module that cannot be
+            imported (with its own words), or not callable.
     """
     module_name, _, attribute = import_string.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is not None and not module_name.startswith(error.name):
+        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
             raise ModelError(
                 f"{import_string}: {module_name} needs the package {error.name}, "
                 "which is not installed"
             ) from error
         raise ModelError(f"{import_string}: there is no module {module_name}") from error
+    except ImportError as error:
+        raise ModelError(
+            f"{import_string}: {module_name} cannot be imported: {_first_line(error)}"
+        ) from error
     found = getattr(module, attribute, None)
     if found is None:
         near = difflib.get_close_matches(attribute, dir(module), n=1)
@@ -91,7 +96,7 @@ def build(spec: ModelSpec, *, weights: StateDict | None = None) -> NormalizedMod
     factory = resolve(spec.factory)
     try:
         network = factory(**spec.kwargs)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{spec.factory} with kwargs {spec.kwargs}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec.factory} returned {type(network).__name__}, not a torch module")
@@ -116,7 +121,7 @@ def check_outputs(model: NormalizedModel, spec: ModelSpec, *, field: str) -> Non
     except (RuntimeError, ValueError, TypeError) as error:
         raise ModelError(
             f"{field}.image_shape ({spec.image_shape}): {spec.factory} cannot take such images: "
-            f"{str(error).splitlines()[0]}"
+            f"{_first_line(error)}"
         ) from error
     finally:
         model.train(training)
@@ -141,8 +146,7 @@ def read_weights(path: Path) -> StateDict:
     except FileNotFoundError as error:
         raise ModelError(f"weights ({path}): there is no such file") from error
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"weights ({path}) cannot be read safely: {reason}") from error
+        raise ModelError(f"weights ({path}) cannot be read safely: {_first_line(error)}") from error
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ModelError(f"weights ({path}) hold {type(loaded).__name__}, not a plain state dict")
     return loaded
@@ -204,3 +208,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         return torch.bfloat16
     capable = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if capable else None
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in one line: that of its type if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -19,7 +19,9 @@ class SamplingParams(BaseModel):
     uniform_share / N`` with ``m_i = (priority_i + eps)^priority_exponent * g(label) * h(cohort)``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     version: Version = NEVER
     """Who set them: (controller attempt, decision). Only newer parameters replace older ones."""
@@ -68,4 +70,6 @@ def start_params(table: BufferTable) -> SamplingParams:
         label_balance=table.label_balance,
         age_discount=table.age_discount,
         samples_per_insert=table.samples_per_insert,
+        difficulty_exponent=table.difficulty_exponent,
+        adversarial_weight=table.adversarial_weight,
     )

@@ -15,9 +15,11 @@ SERVICE_TABLES = ("synthesizer", "distiller", "controller")
 
 
 class Table(BaseModel):
-    """Base of every configuration table: frozen, no unknown keys, documented fields."""
+    """Base of every table: frozen, no unknown keys, finite numbers, documented fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 Tables = TypeVar("Tables", bound=Table)

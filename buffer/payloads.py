@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from buffer.batches import schema_of
 from buffer.codec import Content, decode, seal
-from buffer.connection import Connection
+from buffer.connection import MOST_KEYS, Connection
 from buffer.errors import SchemaError
 from buffer.keys import Keys
 from buffer.sample import Identity, Sample
@@ -21,6 +22,7 @@ class Payloads:
         self._connection = connection
         self._keys = keys
         self._expected_bytes = 1
+        self._schema: tuple[int, dict[str, str]] = (-1, {})
 
     def store(self, contents: Sequence[Content], incarnation: int, pairs: NDArray[np.void]) -> None:
         """Writes prepared samples under the names ``[n]`` (``slot``, ``generation``) they got."""
@@ -34,7 +36,8 @@ class Payloads:
         slots, where = np.unique(pairs["slot"], return_inverse=True)
         keys = self._keys.payloads(slots.tolist())
         payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
-        decoded = [self._decoded(payload) for payload in payloads]
+        schema = self._schema_of(incarnation) if payloads else {}
+        decoded = [self._decoded(payload, schema) for payload in payloads]
         found = [decoded[index] for index in where.tolist()]
         names = _names(self._keys.shard, incarnation, pairs)
         return [
@@ -44,16 +47,30 @@ class Payloads:
 
     def delete(self, slots: int) -> None:
         """Deletes the payloads of all slots."""
-        self._connection.delete(self._keys.payloads(range(slots)))
+        for start in range(0, slots, MOST_KEYS):
+            chunk = range(start, min(start + MOST_KEYS, slots))
+            self._connection.delete(self._keys.payloads(chunk))
 
-    def _decoded(self, payload: bytes | None) -> tuple[Identity | None, Sample | None]:
+    def _decoded(
+        self, payload: bytes | None, schema: Mapping[str, str]
+    ) -> tuple[Identity | None, Sample | None]:
         if payload is None:
             return None, None
         self._expected_bytes = len(payload)
         try:
-            return decode(payload)
+            name, sample = decode(payload)
         except SchemaError:
             return None, None
+        fits = all(schema.get(key, form) == form for key, form in schema_of([sample]).items())
+        return (name, sample) if fits else (None, None)
+
+    def _schema_of(self, incarnation: int) -> dict[str, str]:
+        """Dtype and shape of an incarnation's arrays. They do not change once it holds samples."""
+        known, schema = self._schema
+        if known != incarnation:
+            schema = self._connection.fields(self._keys.schema)
+            self._schema = incarnation, schema
+        return schema
 
 
 def _names(shard: int, incarnation: int, pairs: NDArray[np.void]) -> list[Identity]:

@@ -6,6 +6,13 @@ the non-empty cells instead of one over all items, and any change of the samplin
 once. A level's value lies within 9.1 % of every priority it stands for, well below the noise of a
 single sample's loss; probabilities and weights are exact for these quantised priorities.
 
+Why a loss divides the weights by their mean over draws and not by the largest possible one, as
+Schaul et al. do: the largest belongs to the single least probable item. One image that the student
+has fully learnt would scale down the gradient of all others, by a factor that jumps whenever such
+an item comes or goes, and a change of the exponents would secretly be one of the learning rate.
+The mean is as well known to every client, varies smoothly, and leaves the learning rate its meaning
+whatever the exponents are.
+
 Letters in shapes: N items, n any number of them.
 """
 
@@ -23,8 +30,6 @@ STEPS_PER_OCTAVE = 4
 LEVEL_OF_ONE = 128
 """The level whose value is 1."""
 COHORTS_PER_BUFFER = 8
-COHORTS = 256
-"""Cohorts are numbered modulo this; at most sixteen are alive at a time."""
 
 
 def level_of(priorities: ArrayLike) -> NDArray[np.uint8]:
@@ -90,9 +95,6 @@ def importance_weights(
 ) -> NDArray[np.float64]:
     """Raw importance weights ``(N P)^-beta`` (Schaul et al. 2016, section 3.4). Not normalised.
 
-    The weight at the smallest P that any item has is the largest possible, the bound that a loss
-    may divide by.
-
     Args:
         drawn: ``[n]`` probabilities, > 0.
         population: N.
@@ -102,3 +104,17 @@ def importance_weights(
         population * np.asarray(drawn, dtype=np.float64)
     ) ** -importance_exponent
     return weights
+
+
+def mean_weight(chances: ArrayLike, importance_exponent: float) -> float:
+    """The expected raw importance weight of a draw, ``sum_i P_i (N P_i)^-beta``.
+
+    Weights divided by it average 1 over draws. 1 for beta = 0, and for beta = 1 too; in between at
+    most 1, and 1 only if all items are drawn alike.
+
+    Args:
+        chances: ``[N]`` probabilities of all items, > 0, adding up to 1.
+        importance_exponent: beta in [0, 1].
+    """
+    array = np.asarray(chances, dtype=np.float64)
+    return float(array @ importance_weights(array, len(array), importance_exponent))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from buffer.errors import SchemaError
 from buffer.version import NEVER, Version
 
 
@@ -16,7 +17,12 @@ class ProbeReport(BaseModel):
     controller's reward: data-free, and comparable because both measure the same members.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",  # a student may diverge, and its readers must get to know
+    )
 
     params_version: Version
     """The sampling parameters in force between the two measurements."""
@@ -37,7 +43,12 @@ class ProbeReport(BaseModel):
 class StudentProgress(BaseModel):
     """The state of the student, published by the distiller's rank 0 every few seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",  # a student may diverge, and its readers must get to know
+    )
 
     version: Version = NEVER
     """(distiller attempt, student step)."""
@@ -73,3 +84,15 @@ class StudentProgress(BaseModel):
     """Mean age of drawn samples in student steps, last interval."""
     probe: ProbeReport | None = None
     """The newest probe measurement, if the controller is on."""
+
+
+def read_progress(data: bytes) -> StudentProgress:
+    """Progress from its JSON.
+
+    Raises:
+        SchemaError: the bytes are something else.
+    """
+    try:
+        return StudentProgress.model_validate_json(data)
+    except ValidationError as error:
+        raise SchemaError(f"stored progress cannot be read: {error}") from error

@@ -9,6 +9,7 @@ again, and never sees a wrong image.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from buffer.batches import (
+    LARGEST_UINT32,
     Draws,
     assemble,
     check_count,
+    check_permit,
     check_samples,
     check_schema,
     check_uint32,
@@ -38,7 +41,7 @@ from buffer.keys import Keys
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import importance_weights, level_of
-from buffer.progress import StudentProgress
+from buffer.progress import StudentProgress, read_progress
 from buffer.sample import Batch, Sample
 from buffer.scripts import (
     UPDATE,
@@ -53,6 +56,8 @@ from buffer.scripts import (
 )
 from buffer.snapshots import pack, unpack
 from buffer.version import Version
+
+logger = logging.getLogger(__name__)
 
 REDRAW_ROUNDS = 8
 REDRAW_RETRY_SECONDS = 0.1
@@ -109,6 +114,7 @@ class ReplayBuffer:
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
         """See :meth:`buffer.interface.Replay.request_permit`."""
+        check_permit(n, self._table.capacity)
         wait = self._scripts.permit(producer, n)
         return Permit(wait is None, wait or 0.0)
 
@@ -127,7 +133,9 @@ class ReplayBuffer:
         probes = sum(sample.split == "probe" for sample in samples)
         name = Insert(producer, self._epoch(producer), sequence)
         answer = self._scripts.reserve(name, len(samples) - probes, probes, schema)
-        if answer == "duplicate":
+        if answer == "superseded":
+            logger.warning("%s: a newer process inserts under this name, nothing stored", producer)
+        if answer in ("duplicate", "superseded"):
             return InsertResult(0, True)
         if isinstance(answer, Refused):
             raise RateLimited(answer.reason, answer.retry_after_seconds)
@@ -181,10 +189,11 @@ class ReplayBuffer:
         updates["level"] = priority_levels(priorities, len(identities))
         for field in ("incarnation", "slot", "generation"):
             updates[field] = identities[field]
-        ours = updates[identities["shard"] == self._shard]
-        totals = np.array([0, len(updates) - len(ours), 0])
-        for start in range(0, len(ours), UPDATES_PER_CALL):
-            totals += self._scripts.update(ours[start : start + UPDATES_PER_CALL], version)
+        # A slot that no shard has: the server counts samples of other shards as stale.
+        updates["slot"][identities["shard"] != self._shard] = LARGEST_UINT32
+        totals = np.zeros(3, dtype=np.int64)
+        for start in range(0, len(updates), UPDATES_PER_CALL):
+            totals += self._scripts.update(updates[start : start + UPDATES_PER_CALL], version)
         return UpdateCounts(*totals.tolist())
 
     def info(self) -> BufferInfo:
@@ -219,7 +228,7 @@ class ReplayBuffer:
 
     def begin_attempt(self, role: str) -> int:
         """See :meth:`buffer.interface.Replay.begin_attempt`."""
-        return self._connection.increment(self._keys.attempts, role)
+        return self._scripts.begin_attempt(role)
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`."""
@@ -230,7 +239,7 @@ class ReplayBuffer:
     def progress(self) -> StudentProgress | None:
         """See :meth:`buffer.interface.Replay.progress`."""
         value = self._connection.published(self._keys.progress)
-        return None if value is None else StudentProgress.model_validate_json(value)
+        return None if value is None else read_progress(value)
 
     def publish_student(self, weights: bytes, *, version: Version) -> None:
         """See :meth:`buffer.interface.Replay.publish_student`."""
@@ -255,7 +264,7 @@ class ReplayBuffer:
     def _epoch(self, producer: str) -> int:
         with self._lock:
             if producer not in self._epochs:
-                self._epochs[producer] = self._connection.increment(self._keys.epochs, producer)
+                self._epochs[producer] = self._scripts.begin_epoch(producer)
             return self._epochs[producer]
 
     def _seeds(self, seed: int | None) -> list[int]:
@@ -273,13 +282,13 @@ class ReplayBuffer:
         """What is known of the draws that stand."""
         draws = answer.draws[intact]
         weights = importance_weights(
-            [*draws["probability"], answer.smallest], answer.population, answer.importance_exponent
+            draws["probability"], answer.population, answer.importance_exponent
         )
         return Draws(
             identities=self._identities(answer.incarnation, draws),
             probabilities=draws["probability"],
-            weights=weights[:-1],
-            weight_bound=float(weights[-1]),
+            weights=weights,
+            weight_mean=answer.weight_mean,
             params_version=answer.params_version,
             population=answer.population,
         )

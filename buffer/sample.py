@@ -1,10 +1,8 @@
-"""The sample schema: what travels between the services, as objects and as bytes.
+"""The sample schema: what travels between the services.
 
 Letters in shapes: B batch, K classes, C channels, H height, W width.
 
-Bytes are a fixed header (magic, schema version, identity, lengths, CRC32) followed by raw
-little-endian arrays. Nothing is ever pickled: a reader of a hostile buffer gets a
-:class:`~buffer.errors.SchemaError`, never code.
+``buffer.codec`` says what their bytes look like.
 """
 
 from __future__ import annotations
@@ -88,8 +86,8 @@ class Batch:
     """``[B]``: the probability each was drawn with, under the distribution really used."""
     weights: NDArray[np.float64]
     """``[B]``: raw importance weights ``(N P)^-beta``; what priorities are multiplied with."""
-    weight_bound: float
-    """The largest raw weight possible in this draw: the loss divides by it."""
+    weight_mean: float
+    """The expected raw weight of a draw; divided by it, weights average 1 over draws."""
     ages: NDArray[np.int64]
     """``[B]``: student steps since each was made, never below 0."""
     params_version: Version

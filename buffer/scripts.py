@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,16 +18,17 @@ from numpy.typing import NDArray
 from buffer.batches import DEFAULT_ERROR_BUFFER
 from buffer.config import BufferTable
 from buffer.connection import Connection
-from buffer.errors import ProtocolMismatch
+from buffer.errors import BufferUnavailable, ProtocolMismatch, SchemaError
 from buffer.keys import PROTOCOL, Keys
 from buffer.params import SamplingParams
 from buffer.version import Version
 
 OPERATIONS = (
-    *("init", "reset", "permit", "release", "reserve", "commit", "sample"),
-    *("discard", "update", "probe", "set_params", "info"),
+    *("init", "reset", "permit", "release", "reserve", "commit", "sample", "discard", "update"),
+    *("probe", "set_params", "begin_epoch", "begin_attempt", "info"),
 )
 LOST = b"SSDKD_LOST"
+RESERVE_ROUNDS = 3
 PAIR = np.dtype([("slot", "<u4"), ("generation", "<u4")])
 DRAW = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("probability", "<f8")])
 UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
@@ -97,8 +99,8 @@ class Drawn(NamedTuple):
     population: int
     params_version: Version
     importance_exponent: float
-    smallest: float
-    """Probability of the least probable item."""
+    weight_mean: float
+    """Expected raw importance weight of a draw."""
     draws: NDArray[np.void]
     """``[n]`` of :data:`DRAW`."""
 
@@ -140,7 +142,7 @@ class Scripts:
         params: SamplingParams,
         incarnation: Callable[[], int],
     ) -> None:
-        self._keys = keys.scripted
+        self._keys, self._epochs = keys.scripted, keys.epochs
         self._run = {name: connection.script(source(name)) for name in OPERATIONS}
         self._limits = limits
         self._params = params
@@ -177,11 +179,11 @@ class Scripts:
 
     def reserve(
         self, insert: Insert, samples: int, probes: int, schema: Mapping[str, str]
-    ) -> Reserved | Refused | Misfit | Literal["duplicate"]:
+    ) -> Reserved | Refused | Misfit | Literal["duplicate", "superseded"]:
         """Reserves slots, training samples first."""
-        answer = self._ask("reserve", *insert, samples, probes, json.dumps(schema))
-        if answer[0] == b"duplicate":
-            return "duplicate"
+        answer = self._in_time("reserve", *insert, samples, probes, json.dumps(schema))
+        if answer[0] in (b"duplicate", b"superseded"):
+            return "duplicate" if answer[0] == b"duplicate" else "superseded"
         if answer[0] == b"wait":
             return Refused(float(answer[1]), "the limiter lets draws catch up first")
         if answer[0] == b"schema":
@@ -199,9 +201,9 @@ class Scripts:
             filling = answer[2] == b"filling"
             reason = "too few samples" if filling else "the limiter lets inserts catch up first"
             return Refused(float(answer[1]), reason)
-        incarnation, population, attempt, step, exponent, smallest = _DRAWN.unpack_from(answer)
+        incarnation, population, attempt, step, exponent, mean = _DRAWN.unpack_from(answer)
         drawn = np.frombuffer(answer, dtype=DRAW, offset=_DRAWN.size)
-        return Drawn(incarnation, population, Version(attempt, step), exponent, smallest, drawn)
+        return Drawn(incarnation, population, Version(attempt, step), exponent, mean, drawn)
 
     def discard(self, incarnation: int, pairs: NDArray[np.void]) -> int:
         """Takes damaged samples out: how many were still there."""
@@ -221,6 +223,14 @@ class Scripts:
         """Puts newer parameters in force."""
         return bool(self._ask("set_params", json.dumps(params_fields(params))))
 
+    def begin_epoch(self, producer: str) -> int:
+        """The epoch of a process that inserts under a producer's name."""
+        return int(self._run["begin_epoch"]((*self._keys, self._epochs), (producer,)))
+
+    def begin_attempt(self, role: str) -> int:
+        """The next attempt of a role."""
+        return int(self._ask("begin_attempt", role))
+
     def info(self) -> Picture:
         """Counters and cells."""
         seconds, counters, cells = self._ask("info")
@@ -233,6 +243,18 @@ class Scripts:
     def _creation(self) -> tuple[int, str, str]:
         limits = {"error_buffer": f"{DEFAULT_ERROR_BUFFER:g}", **self._limits.fields()}
         return self._incarnation(), json.dumps(limits), json.dumps(params_fields(self._params))
+
+    def _in_time(self, name: str, *arguments: Any) -> Any:
+        """An answer younger than a lease: the slots of an older one may be somebody else's."""
+        for _ in range(RESERVE_ROUNDS):
+            asked = time.monotonic()
+            answer = self._ask(name, *arguments)
+            if time.monotonic() - asked <= self._limits.lease_seconds:
+                return answer
+        raise BufferUnavailable(
+            f"buffer.lease_seconds ({self._limits.lease_seconds:g}): the server's answers took "
+            f"longer {RESERVE_ROUNDS} times, slots could not be held"
+        )
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         answer = self._run[name](self._keys, arguments)
@@ -251,10 +273,17 @@ def params_fields(params: SamplingParams) -> dict[str, str]:
 
 
 def params_of(fields: Mapping[str, str]) -> SamplingParams:
-    """The inverse of :func:`params_fields`."""
-    values: dict[str, Any] = {name: float(text) if text else None for name, text in fields.items()}
-    version = Version(int(values.pop("version_attempt")), int(values.pop("version_step")))
-    return SamplingParams(version=version, **values)
+    """The inverse of :func:`params_fields`.
+
+    Raises:
+        SchemaError: the fields are not those of sampling parameters.
+    """
+    try:
+        values: dict[str, Any] = {k: float(text) if text else None for k, text in fields.items()}
+        version = Version(int(values.pop("version_attempt")), int(values.pop("version_step")))
+        return SamplingParams(version=version, **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SchemaError(f"stored sampling parameters cannot be read: {error}") from error
 
 
 @cache

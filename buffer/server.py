@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from buffer.errors import BufferUnavailable, ConfigError
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+ANSWER_SECONDS = 1.0
+"""Of patience with one ping: it is sent again."""
+ABANDONED_SECONDS = 60.0
+"""Age from which the folder of a server that does not listen is taken for a leftover."""
+PREFIX, SOCKET, LOG = "ssdkd-", "redis.sock", "redis.log"
 LONGEST_SOCKET_PATH = 103
 """Bytes that fit a socket's address everywhere (Linux has 107, macOS 103)."""
 
@@ -46,7 +56,7 @@ class RedisServer:
     def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         self._process = process
         self._folder = folder
-        self.url = f"unix://{folder / 'redis.sock'}"
+        self.url = f"unix://{quote(str(folder / SOCKET))}"
 
     @classmethod
     def start(cls, folder: Path | None = None, *, binary: str | None = None) -> RedisServer:
@@ -68,9 +78,11 @@ class RedisServer:
         executable = binary or find_binary()
         if shutil.which(executable) is None:
             raise ConfigError(f"binary ({executable}) is no executable: no server can be started")
-        home = Path(tempfile.mkdtemp(prefix="ssdkd-", dir=folder or _short_temporary_folder()))
+        parent = (folder or _temporary_folder()).resolve()
+        _remove_abandoned(parent)
+        home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         try:
-            if len(bytes(home / "redis.sock")) > LONGEST_SOCKET_PATH:
+            if len(bytes(home / SOCKET)) > LONGEST_SOCKET_PATH:
                 raise ConfigError(
                     f"folder ({folder}) is too long: a socket's path has at most "
                     f"{LONGEST_SOCKET_PATH} bytes"
@@ -104,7 +116,8 @@ class RedisServer:
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        client = redis.Redis.from_url(self.url)
+        once = Retry(NoBackoff(), 0)
+        client = redis.Redis.from_url(self.url, socket_timeout=ANSWER_SECONDS, retry=once)
         try:
             while not self._answers(client):
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -116,15 +129,15 @@ class RedisServer:
             client.close()
 
     def _answers(self, client: redis.Redis) -> bool:
-        if not (self._folder / "redis.sock").exists():
+        if not (self._folder / SOCKET).exists():
             return False
         try:
             return bool(client.ping())
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             return False
 
     def _log(self) -> str:
-        log = self._folder / "redis.log"
+        log = self._folder / LOG
         return log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
 
 
@@ -151,14 +164,14 @@ def find_binary() -> str:
 def _launch(executable: str, home: Path) -> subprocess.Popen[bytes]:
     command = [
         executable,
-        *("--port", "0", "--unixsocket", str(home / "redis.sock"), "--unixsocketperm", "700"),
+        *("--port", "0", "--unixsocket", str(home / SOCKET), "--unixsocketperm", "700"),
         *("--dir", str(home), "--save", "", "--appendonly", "no"),
         *("--maxmemory-policy", "noeviction"),
     ]
     if sys.platform == "linux":
         guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         command = guard + command
-    with (home / "redis.log").open("wb") as log:
+    with (home / LOG).open("wb") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -168,7 +181,34 @@ def _launch(executable: str, home: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _short_temporary_folder() -> Path | None:
+def _temporary_folder() -> Path:
     """``/tmp`` where the system's folder for temporary files leaves no room for a socket's name."""
-    room = LONGEST_SOCKET_PATH - len("/ssdkd-xxxxxxxx/redis.sock")
-    return None if len(tempfile.gettempdir().encode()) <= room else Path("/tmp")
+    room = LONGEST_SOCKET_PATH - len(f"/{PREFIX}xxxxxxxx/{SOCKET}")
+    usual = Path(tempfile.gettempdir())
+    return usual if len(bytes(usual.resolve())) <= room else Path("/tmp")
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes this user's folders of servers that are gone, left by processes that were killed."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            outside, inside = folder.lstat(), (folder / LOG).lstat()
+        except OSError:
+            continue  # not a server's, about to become one, or somebody else removes it
+        ours = stat.S_ISDIR(outside.st_mode) and outside.st_uid == inside.st_uid == os.getuid()
+        old = time.time() - inside.st_mtime > ABANDONED_SECONDS
+        if ours and old and _refuses(folder / SOCKET):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuses(path: Path) -> bool:
+    """Whether nobody listens at a socket, or it is gone; a slow server does not refuse."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(ANSWER_SECONDS)
+        try:
+            client.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from buffer.errors import SsdkdError
+from buffer.config import absolute_paths
+from buffer.errors import Interrupted, SsdkdError
 from deploy import __version__
-from deploy.auth import lock_private_cluster
-from deploy.config import PipelineConfig, load, locate, shipped
+from deploy.config import load, locate, shipped
+from deploy.pipeline import execute
 
 app = typer.Typer(
     name="ssdkd",
@@ -50,8 +52,8 @@ def _root(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    # Import strings may name modules of the folder the command is called in.
-    sys.path.insert(0, os.getcwd())
+    # Import strings may name modules of the folder the command is called in; ours come first.
+    sys.path.append(os.getcwd())
 
 
 @app.command()
@@ -62,17 +64,16 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=N.")] = None,
 ) -> None:
     """Run the whole pipeline; without CONFIG, the digits demo."""
-    execute(config, assignments or [], out=out, seed=seed)
+    _execute(config, assignments, out, seed)
 
 
 @app.command()
 def validate(config: ConfigName = None, assignments: Assignments = None) -> None:
     """Check a configuration: settings, factories, weights, shapes, data. Starts nothing."""
     tables = load(locate(config), assignments or [])
-    from deploy.validate import absolute
     from deploy.validate import validate as check
 
-    check(absolute(tables))
+    check(absolute_paths(tables))
     console.print("valid")
 
 
@@ -97,38 +98,25 @@ def configs() -> None:
         console.print(f"[bold]{name}[/bold]  {line}", highlight=False)
 
 
-def execute(
-    config: str | None, assignments: list[str], *, out: Path | None, seed: int | None
+def _execute(
+    config: str | None, assignments: list[str] | None, out: Path | None, seed: int | None
 ) -> None:
-    """Parses, validates and runs a configuration; shows the result as a table."""
-    seeded = [*assignments, f"run.seed={seed}"] if seed is not None else assignments
-    tables = load(locate(config), seeded)
-    folder = (out or Path(tables.run.out.format(name=tables.run.name))).resolve()
-    _run(tables, folder)
-
-
-def _run(tables: PipelineConfig, folder: Path) -> None:
-    lock_private_cluster(tables.run)
-    from deploy import pipeline, report
-    from deploy.validate import absolute, validate, with_teacher
-
-    tables = absolute(tables)
-    validate(tables)
-    folder.mkdir(parents=True, exist_ok=True)
-    with console.status("preparing the teacher"):
-        tables = with_teacher(tables, folder)
     try:
-        result = pipeline.run(tables, folder, console)
-    except pipeline.Interrupted as error:
-        errors.print(f"[yellow]{error}[/yellow]; what there was is in {folder}")
-        raise typer.Exit(130) from error
-    console.print(report.summary(result, folder))
+        result, folder = execute(config, assignments or [], console=console, out=out, seed=seed)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before anything was started") from None
+    from deploy.report import summary
+
+    console.print(summary(result, folder))
 
 
-def reported(command: Callable[[], object]) -> None:
+def _reported(command: Callable[[], object]) -> None:
     """Runs a command; errors made on purpose are shown as messages, not as tracebacks."""
     try:
         command()
+    except Interrupted as error:
+        errors.print(Text(str(error)))
+        sys.exit(128 + signal.SIGINT)
     except SsdkdError as error:
         errors.print("[red]error:[/red]", Text(str(error)))
         sys.exit(2)
@@ -141,14 +129,14 @@ def _job(
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=N.")] = None,
 ) -> None:
     """Run the whole pipeline as a Ray job."""
-    execute(config, assignments or [], out=out, seed=seed)
+    _execute(config, assignments, out, seed)
 
 
 def job() -> None:
     """Entry point of ``python -m deploy.pipeline``."""
-    reported(lambda: typer.run(_job))
+    _reported(lambda: typer.run(_job))
 
 
 def main() -> None:
     """Entry point of ``ssdkd``."""
-    reported(app)
+    _reported(app)

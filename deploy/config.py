@@ -31,10 +31,11 @@ class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):
             )
         window = self.buffer.error_buffer
         if self.buffer.samples_per_insert is not None and window is not None:
-            least = max(drawn * self.distiller.workers, made * self.buffer.samples_per_insert)
+            in_flight = drawn * self.distiller.workers * (self.distiller.prefetch + 1)
+            least = max(in_flight, made * self.buffer.samples_per_insert)
             if window < least:
                 raise ValueError(
-                    f"buffer.error_buffer ({window:g}) is below one batch of the larger side "
+                    f"buffer.error_buffer ({window:g}) is below what the larger side has in flight "
                     f"({least:g} draws): synthesizers and distillers would block each other"
                 )
         if self.controller.policy != "off" and (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -19,10 +20,11 @@ from rich.table import Table as RichTable
 
 from buffer.errors import RateLimited
 from buffer.interface import Replay
+from buffer.sample import Batch
 from deploy.config import PipelineConfig
 
 GALLERY_COLUMNS = 10
-GALLERY_DRAWS = 4096
+GALLERY_BATCH, GALLERY_DRAWS = 256, 16
 MAX_ROWS = 100
 
 
@@ -33,12 +35,18 @@ def clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def write_config(config: PipelineConfig, out: Path) -> None:
-    """Writes the configuration as resolved; a Redis URL with a password is left out."""
+def public(config: PipelineConfig) -> dict[str, Any]:
+    """The tables, without a Redis URL that may hold a password (user part or query)."""
     tables = config.model_dump(mode="json")
-    if "@" in (tables["buffer"]["url"] or ""):
+    url = tables["buffer"]["url"] or ""
+    if "@" in url or "?" in url:
         tables["buffer"]["url"] = None
-    text = yaml.safe_dump(tables, sort_keys=False)
+    return tables
+
+
+def write_config(config: PipelineConfig, out: Path) -> None:
+    """Writes the configuration as resolved, so that the run can be made again."""
+    text = yaml.safe_dump(public(config), sort_keys=False)
     write_atomically(out / "config.yaml", text.encode())
 
 
@@ -77,16 +85,16 @@ def git_revision() -> str | None:
 
 
 def gallery(replay: Replay, classes: int) -> Image.Image | None:
-    """A grid of buffered samples, one row per predicted class; ``None`` if there are too few.
+    """A grid of buffered samples, a row per predicted class; ``None`` if none can be drawn.
 
-    At most ``MAX_ROWS`` classes and ten samples each, distinct, from one large draw.
+    At most ``MAX_ROWS`` classes and ten distinct samples each.
     """
-    try:
-        batch = replay.sample(GALLERY_DRAWS, seed=0)
-    except RateLimited:
+    drawn = _draw(replay)
+    if not drawn:
         return None
-    _, first = np.unique(batch.identities, return_index=True)
-    images, predicted = batch.images[first], batch.predicted_classes[first]
+    _, first = np.unique(np.concatenate([b.identities for b in drawn]), return_index=True)
+    images = np.concatenate([batch.images for batch in drawn])[first]
+    predicted = np.concatenate([batch.predicted_classes for batch in drawn])[first]
     rows = min(classes, MAX_ROWS)
     _, channels, height, width = images.shape
     grid = np.full(
@@ -97,6 +105,15 @@ def gallery(replay: Replay, classes: int) -> Image.Image | None:
             top, left = row * (height + 1) + 1, column * (width + 1) + 1
             grid[:, top : top + height, left : left + width] = image
     return _picture(grid)
+
+
+def _draw(replay: Replay) -> list[Batch]:
+    """As many small draws as the limiter admits, up to what fills a gallery."""
+    drawn: list[Batch] = []
+    with contextlib.suppress(RateLimited):
+        for seed in range(GALLERY_DRAWS):
+            drawn.append(replay.sample(GALLERY_BATCH, seed=seed))
+    return drawn
 
 
 def _picture(grid: NDArray[np.uint8]) -> Image.Image:

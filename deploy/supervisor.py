@@ -7,6 +7,7 @@ the dead process is never seen, and its successor inserts under a new epoch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -71,24 +72,29 @@ class Supervisor:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._failure: BaseException | None = None
+        self._launched = 0
 
     def start(self) -> None:
         """Starts all actors and the watch."""
         self._thread.start()
 
-    def stop(self, *, grace_seconds: float = 30.0) -> None:
-        """Lets each actor finish its round, up to a grace period, then ends it."""
+    def stop(self, *, grace_seconds: float = 30.0) -> int:
+        """Lets each actor finish its round, up to a grace period, then ends it.
+
+        Returns:
+            How many actors ended by themselves.
+        """
         self._stopping.set()
         self._thread.join()
         sitting = [seat for seat in self._seats if seat.actor is not None]
         for seat in sitting:
             seat.actor.stop.remote()
         runs = [seat.run for seat in sitting]
-        if runs:
-            ray.wait(runs, num_returns=len(runs), timeout=grace_seconds)
+        ended = ray.wait(runs, num_returns=len(runs), timeout=grace_seconds)[0] if runs else []
         for seat in sitting:
             self._refresh_status(seat)
             ray.kill(seat.actor)
+        return len(ended)
 
     def failure(self) -> BaseException | None:
         """Why no actor is left, if every one was given up; ``None`` while any is alive."""
@@ -106,7 +112,7 @@ class Supervisor:
             busy_seconds=sum(s["busy_seconds"] for s in statuses),
             waiting_seconds=sum(s["waiting_seconds"] for s in statuses),
             rounds=sum(s["rounds"] for s in statuses),
-            restarts=sum(len(seat.past) for seat in self._seats),
+            restarts=max(0, self._launched - len(self._seats)),
         )
 
     def _watch(self) -> None:
@@ -125,9 +131,14 @@ class Supervisor:
             self._stopping.wait(0.2)
 
     def _launch(self, number: int, seat: _Seat) -> None:
-        seat.actor = self._start(number)
-        seat.run = seat.actor.run.remote()
-        seat.started, seat.restart_at, seat.status = time.monotonic(), None, {}
+        seat.started, seat.restart_at = time.monotonic(), None
+        try:
+            seat.actor = self._start(number)
+            seat.run = seat.actor.run.remote()
+        except Exception as error:  # a name still taken, a cluster going down: a death like others
+            self._bury(number, seat, error)
+            return
+        self._launched += 1
 
     def _check(self, number: int, seat: _Seat) -> None:
         done, _ = ray.wait([seat.run], timeout=0)
@@ -145,7 +156,9 @@ class Supervisor:
             seat.deaths = 0
         seat.deaths += 1
         seat.past.append(seat.status)
-        ray.kill(seat.actor)
+        seat.status = {}
+        if seat.actor is not None:
+            ray.kill(seat.actor)
         seat.actor = seat.run = None
         if seat.deaths > MAX_DEATHS:
             self._failure = reason
@@ -158,7 +171,6 @@ class Supervisor:
     def _refresh_status(self, seat: _Seat) -> None:
         if seat.actor is None:
             return
-        try:
+        # A busy, dying or dead actor says nothing: its last words stand.
+        with contextlib.suppress(ray.exceptions.RayError):
             seat.status = ray.get(seat.actor.status.remote(), timeout=2.0)
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
-            return

@@ -21,6 +21,8 @@ from deploy.config import PipelineConfig
 from distiller.service import validate as validate_distiller
 from synthesizer.inverter import validate as validate_synthesizer
 
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def validate(config: PipelineConfig) -> None:
     """Checks a configuration against the files, packages and hardware it names.
@@ -42,17 +44,6 @@ def validate(config: PipelineConfig) -> None:
         _fits_this_machine(config)
 
 
-def absolute(config: PipelineConfig) -> PipelineConfig:
-    """Makes file names absolute: services run in folders of their own."""
-    tables = {}
-    for name, field in (("teacher", "weights"), ("student", "weights"), ("evaluation", "data")):
-        table = getattr(config, name)
-        value = getattr(table, field)
-        if value is not None and not IMPORT_STRING.fullmatch(value):
-            tables[name] = table.model_copy(update={field: str(Path(value).resolve())})
-    return config.model_copy(update=tables)
-
-
 def with_teacher(config: PipelineConfig, out: Path) -> PipelineConfig:
     """Makes the teacher if its weights are given as a function that trains one."""
     weights = config.teacher.weights
@@ -64,8 +55,13 @@ def with_teacher(config: PipelineConfig, out: Path) -> PipelineConfig:
 
 
 def machine_cpus() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs this process may use, by its affinity and its container's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control group, or no limit ("max")
+        return cpus
 
 
 def cpu_shares(config: PipelineConfig, cpus: float) -> tuple[float, float]:

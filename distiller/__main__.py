@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from buffer.config import redis_url
+from buffer.config import absolute_paths, redis_url
 from buffer.errors import ConfigError, SsdkdError
 from buffer.parsing import override, parse, read_raw
 from distiller.config import DistillerFile
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = parse(DistillerFile, override(read_raw(options.config), options.set))
+        # Ray runs the workers in a folder of its own.
+        config = absolute_paths(config)
         print(json.dumps(_fit(config, resume=options.resume), indent=2))
     except SsdkdError as error:
         print(f"distiller: {error}", file=sys.stderr)

@@ -51,7 +51,7 @@ class DistillerTable(Table):
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of one worker."""
     max_waiting_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """Give up with a clear error when no batch could be drawn for so long."""
+    """Give up with a clear error when for so long no batch could be drawn and nothing came in."""
 
 
 class DistillerFile(SharedTables):

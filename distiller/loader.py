@@ -6,12 +6,13 @@ itself has nothing to give. Ready to be used with any :class:`~buffer.interface.
 
 from __future__ import annotations
 
+import logging
 import queue
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -26,6 +27,28 @@ SHORTEST_WAIT_SECONDS = 0.01
 UNAVAILABLE_WAIT_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 
+logger = logging.getLogger(__name__)
+
+
+class _Patience:
+    """How long a draw may be refused: begins anew whenever samples have come in.
+
+    Why: a large buffer takes long to fill, and filling is not starving.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._since, self._inserted = clock(), 0
+
+    def saw(self, inserted: int) -> None:
+        """Takes note of how many samples were ever inserted."""
+        if inserted > self._inserted:
+            self._since, self._inserted = self._clock(), inserted
+
+    @property
+    def ended(self) -> bool:
+        return self._clock() - self._since >= self._seconds
+
 
 class ReplayLoader:
     """Draws batches ahead of the training step.
@@ -38,14 +61,13 @@ class ReplayLoader:
         batch_size: B.
         prefetch: batches drawn ahead of the one in hand.
         seed: makes the sequence of draws reproducible over an unchanging buffer.
-        max_waiting_seconds: a draw refused for so long ends the iteration with an error.
+        max_waiting_seconds: a draw refused for so long, while nothing was inserted either, is an
+            error.
         student_step: tells the current student step, from which ages are counted.
         clock: monotonic seconds.
 
     Attributes:
         waiting_seconds: how long the consumer has waited for batches.
-        refusals: draws that the buffer refused, or that could not reach it.
-        filling: no batch has been drawn yet.
     """
 
     def __init__(
@@ -70,8 +92,6 @@ class ReplayLoader:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replay-loader", daemon=True)
         self.waiting_seconds = 0.0
-        self.refusals = 0
-        self.filling = True
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,17 +100,11 @@ class ReplayLoader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            batch = self.poll(timeout_seconds=None)
-            assert batch is not None
-            yield batch
-
-    def poll(self, timeout_seconds: float | None) -> Batch | None:
-        """The next batch, or ``None`` if there was none within the time (``None``: waits).
+    def poll(self, timeout_seconds: float) -> Batch | None:
+        """The next batch, or ``None`` if there was none within the time.
 
         Raises:
-            Starved: the buffer refused a draw for ``max_waiting_seconds``.
+            Starved: the buffer refused a draw for ``max_waiting_seconds``, and nothing came in.
             BufferUnavailable: it could not be reached for as long.
         """
         started = self._clock()
@@ -119,32 +133,38 @@ class ReplayLoader:
                 batch = self._draw()
                 if batch is None:
                     return
-                self.filling = False
                 self._drawn.put(batch)
         except BaseException as error:  # raised again in the consumer's thread
             self._drawn.put(error)
 
     def _draw(self) -> Batch | None:
         """One batch, however often it must be asked for; ``None`` if the loader is closed first."""
-        started = self._clock()
+        patience = _Patience(self._max_waiting_seconds, self._clock)
         seed = self._random.getrandbits(31)
         while not self._stop.is_set():
             try:
-                return self._replay.sample(
-                    self._batch_size, seed=seed, student_step=self._student_step()
-                )
+                return self._sample(seed, patience)
             except (RateLimited, BufferUnavailable) as error:
-                self.refusals += 1
-                self._back_off(error, self._clock() - started)
+                self._back_off(error, patience)
         return None
 
-    def _back_off(self, refusal: RateLimited | BufferUnavailable, waited_seconds: float) -> None:
-        if waited_seconds >= self._max_waiting_seconds:
+    def _sample(self, seed: int, patience: _Patience) -> Batch:
+        try:
+            return self._replay.sample(
+                self._batch_size, seed=seed, student_step=self._student_step()
+            )
+        except RateLimited:
+            patience.saw(self._replay.info().inserted)
+            raise
+
+    def _back_off(self, refusal: RateLimited | BufferUnavailable, patience: _Patience) -> None:
+        if patience.ended:
             if isinstance(refusal, BufferUnavailable):
                 raise refusal
             raise Starved(
                 f"max_waiting_seconds ({self._max_waiting_seconds:g}): no batch of "
-                f"{self._batch_size} could be drawn for so long; the buffer says: {refusal}"
+                f"{self._batch_size} could be drawn for so long, and nothing was inserted; the "
+                f"buffer says: {refusal}"
             ) from refusal
         named = getattr(refusal, "retry_after_seconds", UNAVAILABLE_WAIT_SECONDS)
         self._stop.wait(max(SHORTEST_WAIT_SECONDS, named) * self._random.uniform(0.5, 1.5))
@@ -159,15 +179,12 @@ class _Update(NamedTuple):
 class PriorityPusher:
     """Pushes priority updates from a thread of its own, the oldest dropped when it lags.
 
-    Losing an update is harmless: the sample keeps its priority until it is drawn again.
+    Losing an update is harmless: the sample keeps its priority until it is drawn again. How many
+    were lost is logged at the end.
 
     Args:
         replay: where priorities are set; used from the pusher's thread.
         limit: updates that may wait.
-
-    Attributes:
-        dropped: updates given up because newer ones came faster than they could be pushed.
-        failed: updates lost because the buffer could not be reached.
     """
 
     def __init__(self, replay: Replay, *, limit: int = 64) -> None:
@@ -178,8 +195,8 @@ class PriorityPusher:
         self._closed = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="priority-pusher", daemon=True)
-        self.dropped = 0
-        self.failed = 0
+        self._dropped = 0
+        self._failed = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -201,7 +218,7 @@ class PriorityPusher:
         with self._changed:
             if len(self._waiting) == self._limit:
                 self._waiting.popleft()
-                self.dropped += 1
+                self._dropped += 1
             self._waiting.append(_Update(identities, priorities, version))
             self._changed.notify()
 
@@ -212,6 +229,14 @@ class PriorityPusher:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
+        if self._dropped or self._failed:
+            logger.warning(
+                "priority updates lost: %d because newer ones came faster than they could be "
+                "pushed, %d because the buffer could not be reached; their samples kept their "
+                "priorities",
+                self._dropped,
+                self._failed,
+            )
 
     def _run(self) -> None:
         try:
@@ -221,7 +246,7 @@ class PriorityPusher:
                         update.identities, update.priorities, version=update.version
                     )
                 except BufferUnavailable:
-                    self.failed += 1
+                    self._failed += 1
         except BaseException as error:  # raised again at the next push
             self._error = error
 

@@ -1,5 +1,10 @@
 """Distillation losses: one value per sample, never averaged over the batch before it is weighted.
 
+Why weights are divided by their expectation over draws: the learning rate then means the same
+whatever the sampling parameters are. Why not by the largest possible weight: it hangs on the single
+least probable item (see ``buffer.priorities``). Why not by the batch's largest or mean: a sample's
+influence would depend on which others were drawn with it, and the estimate would be biased.
+
 Letters in shapes: B batch, K classes.
 """
 
@@ -51,22 +56,19 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         return soft_target_loss(student_logits, teacher_logits, temperature=1.0).clamp_min(0.0)
 
 
-def weighted_mean(per_sample: Tensor, weights: Tensor, *, bound: float) -> Tensor:
-    """``mean(w_i / bound * loss_i)``: the importance-weighted loss of a batch.
-
-    Why a bound instead of the batch's largest weight: every rank knows the same one, so that the
-    gradients of data-parallel workers have one scale, and a sample's influence does not depend on
-    which others were drawn with it.
+def weighted_mean(per_sample: Tensor, weights: Tensor, *, mean: float) -> Tensor:
+    """``mean(w_i / E[w] * loss_i)``: the importance-weighted loss of a batch.
 
     Args:
         per_sample: ``[B]`` loss.
-        weights: ``[B]`` raw importance weights, in (0, bound].
-        bound: the largest raw weight possible in this draw.
+        weights: ``[B]`` raw importance weights, > 0.
+        mean: E[w], their expectation over draws; the same on every rank, so that the gradients of
+            data-parallel workers have one scale.
 
     Returns:
         Scalar.
     """
-    return (per_sample * (weights / bound)).mean()
+    return (per_sample * (weights / mean)).mean()
 
 
 def jensen_shannon(logits: Tensor, other_logits: Tensor) -> Tensor:

@@ -1,16 +1,15 @@
-"""What the data-parallel workers of one training tell each other outside the gradients.
-
-Why every decision goes through here: a rank that stops, saves or changes its learning rate on its
-own leaves the others waiting in a collective, or lets the copies of the student drift apart.
-"""
+"""How the data-parallel workers of one training talk to each other outside the gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import distributed
+
+from buffer.errors import SsdkdError
 
 
 @dataclass(frozen=True)
@@ -39,3 +38,18 @@ class Ranks:
         received = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(received, own)
         return [tensor.tolist() for tensor in received]
+
+    def first_error(self, own: SsdkdError | None) -> SsdkdError | None:
+        """The error of the first rank that has one. All ranks must call it equally often.
+
+        Args:
+            own: this rank's, if it has one.
+        """
+        if self.size == 1:
+            return own
+        found: list[SsdkdError | None] = [None] * self.size
+        on_gpu = self.device.type == "cuda"
+        # NCCL sends objects from the current device, which need not be this rank's.
+        with torch.cuda.device(self.device) if on_gpu else nullcontext():
+            distributed.all_gather_object(found, own)
+        return next((error for error in found if error is not None), None)

@@ -37,7 +37,7 @@ class Reporter:
         budget: of the run; evaluation is taken out of it.
         attempt: of every version that is published.
         device: where the networks are.
-        journal: file for one line per report; ``None`` writes nothing.
+        journal: file for one line per report and evaluation; ``None`` writes nothing.
         clock: monotonic seconds.
     """
 
@@ -140,7 +140,10 @@ class Reporter:
 
     def _add_to_curve(self, accuracy: float) -> None:
         tally = self._tally
-        tally.curve.append([tally.step, tally.elapsed_seconds, self._budget.share, accuracy])
+        point = [tally.step, tally.elapsed_seconds, self._budget.share, accuracy]
+        tally.curve.append(point)
+        if self._journal is not None:
+            self._journal.write_evaluation(Version(self._attempt, tally.step), point)
 
     def _next_evaluation(self) -> float:
         every = self._evaluation.every_share

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,7 +59,7 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with _interruptible():
-            result = cast(Result, _trainer(config, url=url, out=out, cpus=cpus).fit())
+            result = cast(Result, ray_trainer(config, url=url, out=out, cpus=cpus).fit())
     except TrainingFailedError as error:
         raise _translated(error) from error
     if result.return_value is not None:
@@ -84,16 +85,21 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _trainer(config: DistillerFile, *, url: str, out: Path, cpus: float) -> TorchTrainer:
+def ray_trainer(config: DistillerFile, *, url: str, out: Path, cpus: float) -> TorchTrainer:
+    """The training as Ray Train runs it; arguments as in :func:`fit`.
+
+    Ray Train shows the loop's configuration with the run: the server's URL, which may hold a
+    password, is bound to the loop instead.
+    """
     table = config.distiller
+    public = config.model_copy(update={"buffer": config.buffer.model_copy(update={"url": None})})
     settings = Settings(
-        config=config.model_dump(mode="json", include=set(DistillerFile.model_fields)),
-        url=url,
+        config=public.model_dump(mode="json", include=set(DistillerFile.model_fields)),
         journal=str(out / JOURNAL),
         threads=max(1, math.floor(cpus)),
     )
     return TorchTrainer(
-        cast(Callable[[dict[str, Any]], None], train_loop),
+        cast(Callable[[dict[str, Any]], None], partial(train_loop, url=url)),
         train_loop_config=cast(dict[str, Any], settings),
         torch_config=TorchConfig(backend="nccl" if table.gpus > 0 else "gloo"),
         scaling_config=ScalingConfig(

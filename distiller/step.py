@@ -20,6 +20,7 @@ from buffer.sample import Batch
 from distiller.augment import crop_and_flip, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
+from distiller.ranks import Ranks
 
 
 def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0.0) -> float:
@@ -85,6 +86,7 @@ class DistillationStep:
         device: where both networks are.
         autocast: type of the networks' computations; ``None`` for float32.
         generator: on ``device``; draws crops and flips.
+        ranks: those that step together with this one.
     """
 
     def __init__(
@@ -96,12 +98,14 @@ class DistillationStep:
         device: torch.device,
         autocast: torch.dtype | None,
         generator: torch.Generator,
+        ranks: Ranks | None = None,
     ) -> None:
         self.student = student
         self.teacher = teacher
         self._table = table
         self._device = device
         self._autocast = autocast
+        self._ranks = ranks or Ranks()
         self.generator = generator
         self.optimizer = torch.optim.SGD(
             student.parameters(),
@@ -118,9 +122,11 @@ class DistillationStep:
             learning_rate: of this step.
 
         Raises:
-            Diverged: the loss is not finite; the student's weights stay what they were.
-            ConfigError: logits are to be cached, and the batch carries none.
+            Diverged: the loss of a rank is not finite; raised on all of them, the student's
+                weights stay what they were.
+            ConfigError: see :meth:`check`.
         """
+        self.check(batch)
         images = self._images(batch)
         teacher_logits = self._teacher_logits(batch, images)
         with precision(self._device, self._autocast):
@@ -129,15 +135,35 @@ class DistillationStep:
             student_logits, teacher_logits, temperature=self._table.temperature
         )
         weights = to_device(batch.weights, self._device).float()
-        loss = weighted_mean(losses, weights, bound=batch.weight_bound)
+        loss = weighted_mean(losses, weights, mean=batch.weight_mean)
         value = loss.item()
-        if not math.isfinite(value):
-            raise Diverged(
-                f"distiller.learning_rate ({self._table.learning_rate:g}): the loss is {value} at "
-                f"a rate of {learning_rate:g}, the student cannot recover"
-            )
+        self._check_loss(value, learning_rate)
         self._descend(loss, learning_rate)
         return _measure(value, student_logits.detach(), teacher_logits, batch.weights)
+
+    def check(self, batch: Batch) -> None:
+        """Whether a step can be made with a batch.
+
+        Why this can be asked beforehand: a rank that finds out in the middle of a step leaves the
+        others waiting for its gradients.
+
+        Raises:
+            ConfigError: logits are to be cached, and the batch carries none.
+        """
+        if self._table.teacher_logits == "cached" and "logits" not in batch.targets:
+            raise ConfigError(
+                "distiller.teacher_logits (cached): the drawn samples carry no logits, there is "
+                "nothing to learn from; set recompute"
+            )
+
+    def _check_loss(self, value: float, learning_rate: float) -> None:
+        losses = [row[0] for row in self._ranks.gather([value])]
+        wrong = [loss for loss in losses if not math.isfinite(loss)]
+        if wrong:
+            raise Diverged(
+                f"distiller.learning_rate ({self._table.learning_rate:g}): the loss is {wrong[0]} "
+                f"at a rate of {learning_rate:g}, the student cannot recover"
+            )
 
     def _images(self, batch: Batch) -> Tensor:
         stored = to_device(batch.images, self._device)
@@ -151,11 +177,6 @@ class DistillationStep:
 
     def _teacher_logits(self, batch: Batch, images: Tensor) -> Tensor:
         if self._table.teacher_logits == "cached":
-            if "logits" not in batch.targets:
-                raise ConfigError(
-                    "distiller.teacher_logits (cached): the drawn samples carry no logits, there "
-                    "is nothing to learn from; set recompute"
-                )
             return to_device(batch.targets["logits"], self._device)
         with torch.no_grad(), precision(self._device, self._autocast):
             logits: Tensor = self.teacher(images)

@@ -87,6 +87,10 @@ class Budget:
         assert self._run.seconds is not None
         return min(1.0, max(0.0, self.elapsed_seconds / self._run.seconds))
 
+    def share_at(self, elapsed_seconds: float) -> float:
+        """Share that the filling had spent if the first student step was at such a time."""
+        return 0.0 if self._run.seconds is None else min(1.0, elapsed_seconds / self._run.seconds)
+
     @contextmanager
     def excluded(self) -> Iterator[None]:
         """What happens within is evaluation: it does not spend the budget."""

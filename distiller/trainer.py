@@ -6,11 +6,13 @@ ranks draw, train and follow.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,8 +20,10 @@ import torch
 from buffer.errors import Starved
 from buffer.interface import Replay
 from buffer.models import StateDict, autocast_dtype, load_weights
+from buffer.progress import StudentProgress
 from buffer.sample import Batch
 from buffer.version import Version
+from distiller.agreement import Agreement, Orders, Standing
 from distiller.config import DistillerFile
 from distiller.loader import PriorityPusher, ReplayLoader
 from distiller.metrics import DistillerMetrics
@@ -32,19 +36,6 @@ from distiller.tally import Budget, Tally
 POLL_SECONDS = 0.2
 AUGMENTATION, DRAWS, NETWORKS = range(3)
 """Purposes of random numbers."""
-
-
-class Orders(NamedTuple):
-    """What all ranks do next; the same on each of them."""
-
-    share: float
-    """Share of the budget that is spent, by rank 0's clock."""
-    ready: bool
-    """Every rank has a batch."""
-    save: bool
-    """A checkpoint is due."""
-    stop: bool
-    """The budget is spent."""
 
 
 class Trainer:
@@ -90,6 +81,7 @@ class Trainer:
         self._busy_seconds = 0.0
         self._waiting_counted = 0.0
         self._earlier_busy, self._earlier_waiting = 0.0, 0.0
+        self._agreement = Agreement(self._ranks)
         self._save_at = clock() + config.distiller.checkpoint_seconds
 
     def _build_step(self) -> DistillationStep:
@@ -102,6 +94,7 @@ class Trainer:
             device=self._device,
             autocast=autocast_dtype(self._config.run.precision, self._device),
             generator=generator,
+            ranks=self._ranks,
         )
 
     def _build_loader(self) -> ReplayLoader:
@@ -137,17 +130,27 @@ class Trainer:
         if self._reporter is not None:
             previous = self._replay.progress()
             if previous is not None:
-                # A crash may have lost the checkpoint that knew of the last evaluation.
-                known = self.tally.evaluation_seconds
-                self.tally.evaluation_seconds = max(known, previous.evaluation_seconds)
+                self._recall(previous)
             self.budget.begin(already_seconds=self._replay.info().seconds)
             self._reporter.begin()
+        first_share = self.tally.first_share
+        shared = self._ranks.gather([math.nan if first_share is None else first_share])[0][0]
+        self.tally.first_share = None if math.isnan(shared) else shared
         self._stack.enter_context(self._pusher)
         self._stack.enter_context(self._loader)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+    def _recall(self, previous: StudentProgress) -> None:
+        """Takes from the last report what a crash lost because no checkpoint knew of it yet."""
+        tally, first_step_at = self.tally, previous.first_step_at_seconds
+        tally.evaluation_seconds = max(tally.evaluation_seconds, previous.evaluation_seconds)
+        if tally.first_share is None and first_step_at is not None:
+            tally.first_share = self.budget.share_at(first_step_at)
+            tally.first_step_at_seconds = first_step_at
+            tally.inserted_at_first_step = previous.inserted_at_first_step
 
     @property
     def version(self) -> Version:
@@ -166,39 +169,52 @@ class Trainer:
         Raises:
             Starved: the budget ended before the first batch, or a draw was refused for too long.
             Diverged: the loss is not finite.
+            SsdkdError: these, and the others of :data:`~distiller.agreement.LASTING`, are raised on
+                all ranks together.
         """
         batch: Batch | None = None
         while True:
-            if self._reporter is not None:
-                self._reporter.keep_appointments()
-            if batch is None:
-                batch = self._loader.poll(POLL_SECONDS)
-            orders = self._agree(batch is not None)
+            with self._agreement.failures_kept():
+                if self._reporter is not None:
+                    self._reporter.keep_appointments()
+                if batch is None:
+                    batch = self._poll()
+            orders = self._agree(batch)
             if orders.stop:
                 return self._finish()
             if orders.save:
                 save()
                 self._save_at = self._clock() + self._config.distiller.checkpoint_seconds
             if orders.ready and batch is not None:
-                self.train_step(batch, orders.share)
+                with self._agreement.failures_kept():
+                    self.train_step(replace(batch, weight_mean=orders.weight_mean), orders.share)
                 batch = None
 
-    def _agree(self, ready: bool) -> Orders:
+    def _poll(self) -> Batch | None:
+        batch = self._loader.poll(POLL_SECONDS)
+        if batch is not None:
+            self.step.check(batch)
+        return batch
+
+    def _agree(self, batch: Batch | None) -> Orders:
         """One exchange per round of the loop: who is ready, what rank 0 wants, who worked how long.
 
         Why a rank without a batch does not simply let the others wait for its gradients: rank 0
         could neither end the run nor report that it waits.
         """
         leads = self._ranks.leads
-        share = self.budget.share if leads else 0.0
-        save = leads and self.tally.step > 0 and self._clock() >= self._save_at
-        waiting = self._loader.waiting_seconds
-        everyone = self._ranks.gather([share, save, ready, self._busy_seconds, waiting])
-        self.tally.busy_seconds = self._earlier_busy + sum(row[3] for row in everyone)
-        self.tally.waiting_seconds = self._earlier_waiting + sum(row[4] for row in everyone)
-        share, save_order = everyone[0][:2]
-        all_ready = all(row[2] for row in everyone)
-        return Orders(share, ready=all_ready, save=bool(save_order), stop=share >= 1.0)
+        standing = Standing(
+            share=self.budget.share if leads else 0.0,
+            save=leads and self.tally.step > 0 and self._clock() >= self._save_at,
+            ready=batch is not None,
+            weight_mean=0.0 if batch is None else batch.weight_mean,
+            busy_seconds=self._busy_seconds,
+            waiting_seconds=self._loader.waiting_seconds,
+        )
+        orders = self._agreement.reach(standing)
+        self.tally.busy_seconds = self._earlier_busy + orders.busy_seconds
+        self.tally.waiting_seconds = self._earlier_waiting + orders.waiting_seconds
+        return orders
 
     def train_step(self, batch: Batch, share: float) -> StepResult:
         """One step of this rank.
@@ -246,11 +262,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the student's weights: tensors, numbers and containers only."""
+        on_gpu = self._device.type == "cuda"
         return {
             "tally": self.tally.as_dict(),
             "optimizer": self.step.optimizer.state_dict(),
             "augmentation": self.step.generator.get_state(),
             "torch": torch.get_rng_state(),
+            **({"cuda": torch.cuda.get_rng_state(self._device)} if on_gpu else {}),
         }
 
     def load_state_dict(self, student: StateDict, state: Mapping[str, Any]) -> None:
@@ -270,3 +288,5 @@ class Trainer:
         if self._ranks.leads:
             self.step.generator.set_state(state["augmentation"])
             torch.set_rng_state(state["torch"])
+            if "cuda" in state and self._device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"], self._device)

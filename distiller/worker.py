@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -12,36 +13,37 @@ import ray.train.torch
 import torch
 from prometheus_client import CollectorRegistry
 
-from buffer.errors import ConfigError, Diverged, ModelError, SsdkdError, Starved
+from buffer.errors import SsdkdError
 from buffer.interface import Replay
 from buffer.replay import ReplayBuffer
 from distiller import checkpoint
+from distiller.agreement import LASTING
 from distiller.config import DistillerFile
 from distiller.metrics import DistillerMetrics
 from distiller.ranks import Ranks
 from distiller.trainer import NETWORKS, Trainer
 
-LASTING = (ConfigError, Diverged, ModelError, Starved)
-
 
 class Settings(TypedDict):
-    """What a worker is told: plain data, absolute paths (Ray changes the working folder)."""
+    """What a worker is told: plain data, absolute paths (Ray changes the working folder).
+
+    Ray Train keeps it with the run and shows it: no secrets.
+    """
 
     config: dict[str, Any]
-    """A :class:`~distiller.config.DistillerFile` as plain data."""
-    url: str
-    """Of the Redis server."""
+    """A :class:`~distiller.config.DistillerFile` as plain data, without the server's URL."""
     journal: str
     """File for rank 0's reports."""
     threads: int
     """Threads of one worker's tensor operations."""
 
 
-def train_loop(plain: dict[str, Any]) -> SsdkdError | None:
+def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     """Trains until the budget is spent, from the newest checkpoint if there is one.
 
     Args:
         plain: :class:`Settings`, as Ray Train hands them over.
+        url: of the Redis server; may hold a password.
 
     Returns:
         An error that starting again would not mend: Ray Train would, if it were raised.
@@ -49,19 +51,16 @@ def train_loop(plain: dict[str, Any]) -> SsdkdError | None:
     settings = cast(Settings, plain)
     torch.set_num_threads(settings["threads"])
     config = DistillerFile.model_validate(settings["config"])
-    replay = ReplayBuffer(config.buffer, url=settings["url"], run=config.run.name)
     try:
-        _train(config, replay, Path(settings["journal"]))
+        with closing(ReplayBuffer(config.buffer, url=url, run=config.run.name)) as replay:
+            return _train(config, replay, Path(settings["journal"]))
     except LASTING as error:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the other ranks may wait for this one: only Ray can end them
         return error
-    finally:
-        replay.close()
-    return None
 
 
-def _train(config: DistillerFile, replay: Replay, journal: Path) -> None:
+def _train(config: DistillerFile, replay: Replay, journal: Path) -> SsdkdError | None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
@@ -78,8 +77,12 @@ def _train(config: DistillerFile, replay: Replay, journal: Path) -> None:
     torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)
     with trainer:
-        metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))
+        try:
+            metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))
+        except LASTING as error:
+            return error  # on every rank
         report(trainer, ranks, metrics)
+    return None
 
 
 def _begin_attempt(replay: Replay, ranks: Ranks) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buffer.config import redis_url
+from buffer.config import IMPORT_STRING, absolute_paths, redis_url
 from buffer.errors import ConfigError, SsdkdError
 from buffer.parsing import override, parse, read_raw
 from synthesizer.config import SynthesizerFile
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         raw = override(read_raw(options.config), options.set)
-        config = parse(SynthesizerFile, raw)
+        config = with_files(parse(SynthesizerFile, raw))
         url, address = required_url(config), required_cluster(config)
         logging.basicConfig(level=config.run.log_level.upper())
         _run(config, url, address)
@@ -38,6 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
+
+
+def with_files(config: SynthesizerFile) -> SynthesizerFile:
+    """The configuration with file names that mean the same in the actors' folders.
+
+    Raises:
+        ConfigError: the teacher's weights are a function.
+    """
+    weights = config.teacher.weights
+    if weights is not None and IMPORT_STRING.fullmatch(weights):
+        raise ConfigError(
+            f"teacher.weights ({weights}) is a function that makes a teacher, which only the "
+            "pipeline calls: each synthesizer would invert another one; give the file that it wrote"
+        )
+    return absolute_paths(config)
 
 
 def required_url(config: SynthesizerFile) -> str:

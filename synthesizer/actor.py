@@ -1,4 +1,9 @@
-"""The synthesizer: asks, inverts one batch, inserts it. A plain class, stepped without Ray."""
+"""The synthesizer: asks, inverts one batch, inserts it. A plain class, stepped without Ray.
+
+Why it pauses while a permit is refused, although it might go on optimising the round in hand: it
+asks before the round begins, so there is none in hand, and where the limiter refuses it is the
+student that is slow, on processors which it may share with this one.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +161,9 @@ class Synthesizer:
 
     def _permitted(self) -> bool:
         """Asks before the work; a refusal is waited out here, not in the server."""
-        n, producer = self._config.synthesizer.batch_size, self._status.producer
+        producer = self._status.producer
+        # Probes are outside the limiter's count: asking for them too would hold others up.
+        n = self._inverter.expected_training(self._config.synthesizer.batch_size)
         permit = self._patiently(lambda: self._replay.request_permit(n, producer=producer))
         if not permit.granted:
             self._pause(permit.retry_after_seconds)
@@ -201,13 +208,21 @@ class Synthesizer:
         producer, sequence = self._status.producer, self._sequence
         while True:
             try:
-                return self._patiently(
+                result = self._patiently(
                     lambda: self._replay.insert(made.samples, producer=producer, sequence=sequence)
-                ).inserted
+                )
             except RateLimited as refusal:
                 if self._stopping.is_set():
                     return 0
                 self._pause(refusal.retry_after_seconds)
+                continue
+            if result.duplicate:
+                logger.warning(
+                    "%s: insert %d was answered as a repeated one, its %d samples are not counted: "
+                    "an earlier delivery arrived, or another process inserts under this name",
+                    *(producer, sequence, len(made.samples)),
+                )
+            return result.inserted
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         """Repeats a call while the buffer is away, ever more slowly, up to the patience."""
@@ -249,6 +264,9 @@ class Synthesizer:
         self._metrics.rounds.inc()
         self._metrics.images.inc(inserted)
         self._metrics.busy.inc(seconds)
+        for term in status.losses.keys() - made.losses.keys():
+            # A term that was switched off would show its last value for ever.
+            self._metrics.loss.remove(term)
         for term, value in made.losses.items():
             self._metrics.loss.labels(term).set(value)
         if progress is not None:

@@ -25,12 +25,8 @@ class SynthesizerTable(Table):
     """w_bn: weight of the BatchNorm moment term."""
     task_weight: Annotated[float, Field(ge=0)] = 0.5
     """w_task: weight of the modulated cross-entropy."""
-    adversarial_weight: Annotated[float, Field(ge=0)] = 1.0
-    """w_adv: start value of the sampling parameter; 0 until the buffer has filled once."""
     adversarial_agreement_only: bool = True
     """Count the adversarial term only where teacher and student agree (Fast-DFKD's mask)."""
-    difficulty_exponent: Annotated[float, Field(ge=0, le=5)] = 1.0
-    """gamma of the modulating function: start value of the sampling parameter."""
     diversity: Literal["share", "stretched", "off"] = "share"
     """First factor of phi: ``1 - count/|R|``, ``1 - count/max count``, or 1."""
     difficulty: bool = True

@@ -36,7 +36,12 @@ class Round(NamedTuple):
 
 @dataclass
 class Inverter:
-    """One method at work. Refresh ``context`` between rounds, then call :meth:`round`."""
+    """One method at work. Refresh ``context`` between rounds, then call :meth:`round`.
+
+    :meth:`state_dict`, taken between rounds, is for whoever moves a synthesizer or starts it again
+    with what it has learned. Nobody in a run does so today: after a death the supervisor starts a
+    fresh one, because what ended a generator may lie in its weights.
+    """
 
     method: Method
     context: Context
@@ -59,6 +64,10 @@ class Inverter:
         splits = self._draw_splits(len(batch.images))
         return Round(self._samples(batch, judged, splits, born), batch.losses)
 
+    def expected_training(self, n: int) -> int:
+        """How many of the next round's ``n`` samples will be no probes."""
+        return n - int(self._due_probes(n))
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on elsewhere with the same images."""
         return {
@@ -74,12 +83,15 @@ class Inverter:
         self.owed_probes = state["owed_probes"]
 
     def _draw_splits(self, n: int) -> list[Split]:
-        self.owed_probes += n * self.probe_share
-        probes = int(self.owed_probes)
-        self.owed_probes -= probes
+        due = self._due_probes(n)
+        probes = int(due)
+        self.owed_probes = due - probes
         rng, device = self.context.generator, self.context.device
         chosen = set(torch.randperm(n, generator=rng, device=device)[:probes].tolist())
         return ["probe" if i in chosen else "train" for i in range(n)]
+
+    def _due_probes(self, n: int) -> float:
+        return self.owed_probes + n * self.probe_share
 
     def _samples(
         self, batch: SampleBatch, judged: Judged, splits: list[Split], born: Version

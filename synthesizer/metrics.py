@@ -16,9 +16,7 @@ class SynthesizerMetrics:
         self.images = Counter(
             "ssdkd_synthesizer_images_total", "Images inserted.", registry=registry
         )
-        self.rounds = Counter(
-            "ssdkd_synthesizer_rounds_total", "Rounds inserted.", registry=registry
-        )
+        self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
         self.busy = Counter(
             "ssdkd_synthesizer_busy_seconds_total",
             "Time spent making and inserting images.",

@@ -60,13 +60,14 @@ def objective(
         matched = zip(blended, (call.running for call in calls), strict=True)
         weighted.append(("bn", table.bn_weight, terms.batchnorm_moments(matched)))
     weighted.append(("task", table.task_weight, _task(logits, labels, context, table)))
-    if context.filled_once and context.student is not None:
+    adversarial_weight = context.params.adversarial_weight
+    if adversarial_weight > 0 and context.filled_once and context.student is not None:
         divergence = terms.adversarial(
             logits,
             at_least_float32(context.student(images)),
             agreement_only=table.adversarial_agreement_only,
         )
-        weighted.append(("adversarial", -context.params.adversarial_weight, divergence.mean()))
+        weighted.append(("adversarial", -adversarial_weight, divergence.mean()))
     return Objective(
         total=torch.stack([weight * term for _, weight, term in weighted]).sum(),
         parts={name: term.detach() for name, _, term in weighted},

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from buffer.controller.arms import choose, configured, in_force
+from buffer.controller.arms import choose, in_force
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.journal import Journal
 from buffer.controller.metrics import ControllerMetrics
 from buffer.controller.policy import build, observe, reward
 from buffer.errors import BufferUnavailable
 from buffer.interface import Replay
-from buffer.params import SamplingParams
+from buffer.params import SamplingParams, start_params
 from buffer.progress import ProbeReport, StudentProgress
 from buffer.version import Version
 
@@ -148,8 +148,7 @@ class Controller:
         """Goes on from the parameters in force, and from what was learned if that is known."""
         table, policy = self._config.buffer, self._config.controller.policy
         point = self._journal.resume_point(params, policy=policy)
-        known = params if point is None else point.start
-        self._start = params if policy == "fixed" else configured(table, known)
+        self._start = params if policy == "fixed" else start_params(table)
         self._arms = choose(self._settings, self._start, uniform=table.selector == "uniform")
         self._arm = in_force(self._arms, self._start, params)
         generator = np.random.default_rng([self._config.run.seed, self._attempt])

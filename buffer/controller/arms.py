@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from buffer.config import BufferTable
 from buffer.controller.config import FixedSettings, RandomSettings
 from buffer.errors import ConfigError
-from buffer.params import SamplingParams, start_params
+from buffer.params import SamplingParams
 from buffer.parsing import explain
 from buffer.version import Version
 
@@ -61,20 +60,6 @@ class Arm:
         """
         values = {**start.model_dump(), **self.changes, "version": version}
         return SamplingParams.model_validate(values)
-
-
-def configured(table: BufferTable, rest: SamplingParams) -> SamplingParams:
-    """The start values of a run.
-
-    Args:
-        table: configures the draw.
-        rest: holds the values of inversion, which the synthesizer's table configures.
-    """
-    inversion = {
-        "difficulty_exponent": rest.difficulty_exponent,
-        "adversarial_weight": rest.adversarial_weight,
-    }
-    return start_params(table).model_copy(update=inversion)
 
 
 def in_force(arms: Sequence[Arm], start: SamplingParams, params: SamplingParams) -> int | None:

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer.controller.actor import Controller
-from buffer.controller.arms import choose, configured
+from buffer.controller.arms import choose
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.metrics import ControllerMetrics
 from buffer.errors import ConfigError
-from buffer.params import SamplingParams
+from buffer.params import start_params
 from buffer.parsing import parse
 from buffer.replay import ReplayBuffer
 
@@ -119,7 +119,7 @@ def validate(config: ControllerFile) -> None:
                 f"buffer.{field} (0): without probe samples there is no reward, and the policy "
                 f"{table.policy} would never decide; set controller.policy to fixed or off"
             )
-    start = configured(store, SamplingParams())
+    start = start_params(store)
     if len(choose(chosen, start, uniform=store.selector == "uniform")) < 2:
         raise ConfigError(
             f"controller.kwargs.arms ({{}}): the policy {table.policy} has nothing to choose from"

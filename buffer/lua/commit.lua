@@ -46,9 +46,10 @@ redis.call('HDEL', PERMITS, producer)
 if number(COUNTERS, 'warm') == 1 then
   change_balance((number(PARAMS, 'samples_per_insert') or 0) * fresh)
 end
-count('inserted', fresh)
 count('probe_size', probes)
-if count('size', fresh) >= number(META, 'min_size_to_sample') then
+-- Not the size: slots that producers hold or left behind could keep it below the minimum for ever.
+local enough = count('inserted', fresh) >= number(META, 'min_size_to_sample')
+if count('size', fresh) > 0 and enough then
   redis.call('HSET', COUNTERS, 'warm', 1)
 end
 visible = fresh + probes

@@ -3,7 +3,8 @@
 -- KEYS  all keys of buffer/keys.py that scripts use, in the order of the next lines; CELL is a
 --       prefix, completed with a cell's number (keys.py says why that is sound)
 local META, PARAMS, COUNTERS, SLOTS, CELLS, INDEX, CELL = unpack(KEYS, 1, 7)
-local SEEN, PERMITS, SCHEMA = unpack(KEYS, 8, 10)
+local SEEN, PERMITS, SCHEMA, ATTEMPTS = unpack(KEYS, 8, 11)
+local PROGRESS_VERSION, STUDENT_VERSION = KEYS[13], KEYS[15]
 
 -- The answer of a server that holds no buffer: the client initialises it and asks again.
 local LOST = {ok = 'SSDKD_LOST'}
@@ -14,6 +15,7 @@ local GENERATION_AT, POSITION_AT = 4, 12
 local CELL_BYTES = 8
 local PERMIT = '<I4d'
 local SEEN_HEAD, SEEN_BYTES = '<I4I4I4I4', 16
+-- Cohorts are numbered modulo the first; at most sixteen are alive at a time.
 local COHORTS, COHORTS_PER_BUFFER = 256, 8
 
 -- Short against a synthesizer's round and a student's step, long against a round trip.

@@ -1,15 +1,16 @@
--- Reserves slots for one insert, evicting what is in them. Without a permit the limiter decides;
--- from here to the commit the insert counts as permitted.
+-- Reserves slots for one insert, evicting what is in them. Without a permit for as many samples the
+-- limiter decides; from here to the commit the insert counts as permitted.
 --
 -- KEYS     as in prelude.lua
 -- ARGV[1]  producer
 -- ARGV[2]  epoch
--- ARGV[3]  sequence; a repeated reservation gets the same answer
+-- ARGV[3]  sequence; a repeated reservation gets the same slots if it still has all of them
 -- ARGV[4]  training samples
 -- ARGV[5]  probe samples
 -- ARGV[6]  JSON object of strings: dtype and shape of `image` and of each target
 -- Returns  {'reserved', incarnation, packed pairs slot, generation: training samples first},
---          {'duplicate'}, {'wait', seconds} or {'schema', name, what is stored}
+--          {'duplicate'}, {'superseded'} by a newer epoch, {'wait', seconds} or
+--          {'schema', name, what is stored}
 -- Time     O(n + p) for n samples and p producers
 if not is_initialised() then
   return LOST
@@ -17,15 +18,33 @@ end
 local producer, epoch, sequence = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local samples, probes, time = tonumber(ARGV[4]), tonumber(ARGV[5]), now()
 
+-- Whether nobody has taken a slot of these packed pairs since they were reserved.
+local function are_reserved(pairs)
+  for at = 1, #pairs, 8 do
+    local slot, generation = struct.unpack('<I4I4', pairs, at)
+    local record = read_slot(slot)
+    if record.state ~= RESERVED or record.generation ~= generation then
+      return false
+    end
+  end
+  return true
+end
+
 local seen = redis.call('HGET', SEEN, producer)
 if seen then
   local last_epoch, last_sequence, committed = struct.unpack(SEEN_HEAD, seen)
-  if epoch == last_epoch and sequence == last_sequence and committed == 0 then
-    return {'reserved', redis.call('HGET', META, 'incarnation'), seen:sub(SEEN_BYTES + 1)}
+  if epoch < last_epoch then
+    count('duplicates', 1)
+    return {'superseded'}
   end
-  if epoch < last_epoch or (epoch == last_epoch and sequence <= last_sequence) then
+  if epoch == last_epoch and (sequence < last_sequence or
+      (sequence == last_sequence and committed == 1)) then
     count('duplicates', 1)
     return {'duplicate'}
+  end
+  local stored = seen:sub(SEEN_BYTES + 1)
+  if epoch == last_epoch and sequence == last_sequence and are_reserved(stored) then
+    return {'reserved', redis.call('HGET', META, 'incarnation'), stored}
   end
 end
 
@@ -41,8 +60,8 @@ if samples > 0 then
   local permit = redis.call('HGET', PERMITS, producer)
   local held = false
   if permit then
-    local _, deadline = struct.unpack(PERMIT, permit)
-    held = deadline > time
+    local permitted, deadline = struct.unpack(PERMIT, permit)
+    held = deadline > time and permitted >= samples
   end
   if not held and not may_insert(producer, samples, time) then
     count('insert_waits', 1)

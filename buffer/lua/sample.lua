@@ -7,7 +7,7 @@
 -- ARGV[3]  1 if these draws replace some of an earlier call, which the limiter has counted
 -- Returns  {'wait', seconds, reason: 'filling' or 'limiter'}, or a packed string: uint32
 --          incarnation, items, attempt and step of the parameters; float64 importance exponent,
---          smallest probability of any item; then per draw uint32 slot, generation, float64
+--          mean of the raw weights over draws; then per draw uint32 slot, generation, float64
 --          probability
 -- Time     O(c + n log c) for c cells and n draws; about 0.5 us a cell and 4 us a draw
 if not is_initialised() then
@@ -51,21 +51,21 @@ local factors, total = {}, 0
 for label, mass in pairs(label_masses) do
   factors[label] = mass ^ -balance
 end
-local least = math.huge
 for i = 1, cells do
   local mass = masses[i] * factors[labels[i]]
   masses[i] = mass
   total = total + mass * counts[i]
-  if mass < least then
-    least = mass
-  end
 end
 
 local by_mass, by_count = (1 - uniform) / total, uniform / size
-local cumulative, reached = {}, 0
+local beta = number(PARAMS, 'importance_exponent')
+local cumulative, reached, weight_mean = {}, 0, 0
 for i = 1, cells do
-  reached = reached + (by_mass * masses[i] + by_count) * counts[i]
+  local chance = by_mass * masses[i] + by_count
+  local share = chance * counts[i]
+  reached = reached + share
   cumulative[i] = reached
+  weight_mean = weight_mean + share * (size * chance) ^ -beta
 end
 
 -- The first cell whose cumulative probability exceeds the point.
@@ -84,8 +84,7 @@ end
 
 math.randomseed(tonumber(ARGV[2]))
 local reply = {struct.pack('<I4I4I4I4dd', number(META, 'incarnation'), size,
-  number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'),
-  number(PARAMS, 'importance_exponent'), by_mass * least + by_count)}
+  number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'), beta, weight_mean)}
 for i = 1, draws do
   local index = cell_at(math.random() * reached)
   local key = CELL .. struct.unpack('<I4', directory, index * CELL_BYTES - 7)

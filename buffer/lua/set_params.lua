@@ -2,7 +2,8 @@
 --
 -- KEYS     as in prelude.lua
 -- ARGV[1]  JSON object of strings: fields of `params`
--- Returns  1 if they are newer than those in force, else 0
+-- Returns  1 if they are newer than those in force, or the same: this call may be a repeated one;
+--          else 0
 -- Time     O(1)
 if not is_initialised() then
   return LOST
@@ -10,7 +11,15 @@ end
 local params = cjson.decode(ARGV[1])
 local attempt, step = tonumber(params.version_attempt), tonumber(params.version_step)
 local last_attempt, last_step = number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step')
-if attempt < last_attempt or (attempt == last_attempt and step <= last_step) then
+if attempt == last_attempt and step == last_step then
+  for field, value in pairs(params) do
+    if redis.call('HGET', PARAMS, field) ~= value then
+      return 0
+    end
+  end
+  return 1
+end
+if attempt < last_attempt or (attempt == last_attempt and step < last_step) then
   return 0
 end
 if redis.call('HGET', PARAMS, 'samples_per_insert') ~= params.samples_per_insert then

@@ -24,14 +24,17 @@ from synthesizer.teacher import Teacher
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a method needs from the rest of the system, checked before anything starts."""
+    """What a method needs from the rest of the system, checked before anything starts.
+
+    Why stored targets are not among it: they do not depend on the method. The inverter stores the
+    teacher's logits with every image, whoever made it, and the distiller checks what it reads. Of
+    the teacher's features only BatchNorm moments can be recorded so far.
+    """
 
     selectors: frozenset[str] = frozenset({"prioritized", "uniform"})
     """Buffer selectors it works with."""
     label_modes: frozenset[str] = frozenset({"target", "argmax"})
     """Label modes it works with."""
-    targets: frozenset[str] = frozenset({"logits"})
-    """Teacher outputs stored with each sample."""
     needs_batchnorm: bool = True
     """It matches moments of the teacher's BatchNorm layers."""
     refused: tuple[str, ...] = ()

@@ -13,6 +13,8 @@ Letters in shapes: B batch, K classes, C channels, H height, W width, D latent d
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
@@ -20,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from buffer.config import Positive
-from buffer.errors import ConfigError
+from buffer.errors import ConfigError, Diverged
 from buffer.parsing import Table, explain
 from synthesizer.augment import augment
 from synthesizer.config import SynthesizerFile
@@ -117,7 +119,12 @@ class FastMeta:
         self.optimizer = torch.optim.Adam(self.shared.parameters(), rate, BETAS, fused=True)
 
     def round(self, context: Context) -> SampleBatch:
-        """Inner steps on a clone, then one step of the shared generator."""
+        """Inner steps on a clone, then one step of the shared generator.
+
+        Raises:
+            Diverged: the loss of an inner step is not finite; the shared generator and the moment
+                averages stay what they were.
+        """
         self._reset_when_due(context)
         copy_parameters(self.shared, self.clone)
         latents, labels = self._draw(context)
@@ -129,9 +136,10 @@ class FastMeta:
         inner = torch.optim.Adam(groups, betas=BETAS, fused=True)
         self.optimizer.zero_grad()
         kept: Step | None = None
-        for _ in range(self.settings.inner_steps):
+        for number in range(1, self.settings.inner_steps + 1):
             inner.zero_grad()
             step = self._step(latents, labels, context)
+            _check_finite(step.losses, number, generator_lr)
             kept = step if kept is None or step.losses["total"] < kept.losses["total"] else kept
             if self.settings.outer == "maml":
                 accumulate_gradients(self.clone, self.shared)
@@ -241,6 +249,16 @@ def point_back(clone: nn.Module, shared: nn.Module) -> None:
     """
     for ours, theirs in zip(clone.parameters(), shared.parameters(), strict=True):
         theirs.grad = theirs.detach() - ours.detach()
+
+
+def _check_finite(losses: Mapping[str, float], number: int, rate: float) -> None:
+    # Every step, not the kept one alone: its gradients are part of the shared generator's step.
+    if not math.isfinite(losses["total"]):
+        terms = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise Diverged(
+            f"synthesizer.kwargs.generator_lr ({rate:g}): the loss of inner step {number} is not "
+            f"finite ({terms}), its images would be arbitrary and the generator cannot recover"
+        )
 
 
 def _prefixed(problems: str) -> str:

@@ -11,16 +11,19 @@ import pytest
 import redis
 
 from buffer.config import BufferTable
+from buffer.connection import Connection
 from buffer.interface import Replay
 from buffer.keys import Keys
 from buffer.memory import InMemoryReplayBuffer
 from buffer.params import SamplingParams
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
+from buffer.scripts import Limits, Scripts
 from buffer.server import RedisServer
 
 RUNS = itertools.count()
 SERIALS = itertools.count()
+FOUR_SLOTS = Limits(4, 4, 1, None, 300.0)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +49,22 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 def keys(run: str) -> Callable[[str], str]:
     """Full names of keys of the run."""
     return lambda name: Keys(run).payloads([0])[0].removesuffix("x:0") + name
+
+
+@pytest.fixture
+def connection(server: RedisServer) -> Iterator[Connection]:
+    connection = Connection(server.url)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def make_scripts(connection: Connection, run: str) -> Callable[..., Scripts]:
+    def make(limits: Limits = FOUR_SLOTS, incarnation: int = 1, **params: float) -> Scripts:
+        given = SamplingParams(**params)
+        return Scripts(connection, Keys(run), limits, given, lambda: incarnation)
+
+    return make
 
 
 @pytest.fixture

@@ -140,6 +140,13 @@ def changed(at: int, value: bytes) -> bytes:
     return sealed(encoded)
 
 
+def with_dimensions(dimensions: bytes) -> bytes:
+    """A sample whose only target has these dimensions, and no bytes."""
+    empty = encode(replace(PLAIN, targets={"t": np.zeros((0,), np.float32)}), NAME)
+    body = empty[: -len("t") - 5] + bytes([len(dimensions) // 4]) + b"t" + dimensions
+    return sealed(bytearray(body))
+
+
 BODY = HEADER_BYTES + IDENTITY_BYTES + CRC_BYTES
 TARGET_AT = BODY + len("synthesizer-0fast_meta") + 12
 
@@ -154,6 +161,8 @@ TARGET_AT = BODY + len("synthesizer-0fast_meta") + 12
         (lambda: changed(7, b"\x02"), "truncated"),
         (lambda: changed(44, b"\xff\xff\xff\xff"), "truncated"),
         (lambda: changed(BODY, b"\xff"), "a name is not UTF-8"),
+        (lambda: with_dimensions(bytes(4) + b"\xff" * 8), r"3 dimensions \(\(0, 4294967295"),
+        (lambda: with_dimensions(bytes(4 * 200)), r"200 dimensions .*maximum supported"),
         (lambda: changed(TARGET_AT + 1, b"|O8"), r"dtype '\|O8': cannot be read"),
         (lambda: encode(PLAIN, NAME) + b"x", "CRC32 differs: the sample is damaged"),
         (lambda: encode(PLAIN, NAME)[:10], "10 bytes where at least 60 belong: truncated"),

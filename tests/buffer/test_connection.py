@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import select
+import socket
+import socketserver
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import redis
 
 from buffer.config import BufferTable
 from buffer.connection import CHUNK_BYTES, MOST_KEYS, Connection, host_of
-from buffer.errors import BufferUnavailable, ConfigError
+from buffer.errors import BufferUnavailable, ConfigError, ProtocolMismatch
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer, find_binary
@@ -23,13 +27,6 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-def connection(server: RedisServer) -> Iterator[Connection]:
-    connection = Connection(server.url)
-    yield connection
-    connection.close()
-
-
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -38,6 +35,18 @@ def connection(server: RedisServer) -> Iterator[Connection]:
         ("unix:///tmp/a.sock?password=secret", "unix:///tmp/a.sock"),
         ("unix://user:secret@/tmp/a.sock", "unix:///tmp/a.sock"),
         ("redis://host?password=secret", "redis://host"),
+        ("redis://host:6379/0?password=se/cr@et", "redis://..."),
+        ("redis://[::1]:6379", "redis://[::1]:6379"),
+        ("redis://:sec/ret@host:6379", "redis://host:6379"),
+        ("redis://:sec#ret@host", "redis://host"),
+        ("redis://:sec?ret@host", "redis://..."),
+        ("redis://:sec/r#e?t/@host", "redis://..."),
+        ("redis://:secret", "redis://..."),
+        ("redis://user:secret", "redis://..."),
+        ("unix:///tmp/a.sock?password=s@cret", "unix://..."),
+        ("unix://user:se/c#ret@/tmp/a.sock", "unix:///tmp/a.sock"),
+        ("secret@host", "..."),
+        ("", "..."),
     ],
 )
 def test_a_host_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -50,9 +59,58 @@ def test_an_unreachable_server_is_named_without_the_password(tmp_path: Path) -> 
     assert "secret" not in str(error.value)
 
 
-def test_a_foreign_url_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"buffer.url \(http://host\) is no Redis URL"):
-        Connection("http://user:secret@host")
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [("http://user:secret@host", "http://host"), ("redis://:secr/et@host", "redis://host")],
+)
+def test_a_foreign_url_is_refused_without_its_password(url: str, shown: str) -> None:
+    message = rf"buffer.url \({shown}\) is no Redis URL: it begins with redis://.*%40"
+    with pytest.raises(ConfigError, match=message) as error:
+        Connection(url)
+    assert "secr" not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+def test_keys_of_another_kind_are_no_reason_to_try_again(
+    connection: Connection, client: redis.Redis, run: str
+) -> None:
+    client.set(run, "text")
+    with pytest.raises(ProtocolMismatch, match=r"Redis at unix://.* cannot do what we ask.*WRONGT"):
+        connection.fields(run)
+
+
+def test_a_script_that_fails_is_no_reason_to_try_again(connection: Connection, run: str) -> None:
+    with pytest.raises(ProtocolMismatch, match=r"cannot do what we ask.*(?i:unknown redis)"):
+        connection.script("return redis.call('nonsense')")([run], [])
+
+
+def test_publishing_over_a_connection_that_breaks_ends(own_server: RedisServer) -> None:
+    url = breaking_at(b"EXEC", own_server)
+    connection = Connection(url)
+    with pytest.raises(BufferUnavailable, match="key was not replaced in 3 rounds"):
+        connection.publish("key", b"value", Version(1, 1))
+    connection.close()
+
+
+def breaking_at(word: bytes, server: RedisServer) -> str:
+    """The address of a relay to the server that hangs up when it sees a word."""
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as upstream:
+                upstream.connect(server.url.removeprefix("unix://"))
+                while True:
+                    ready, _, _ = select.select([self.request, upstream], [], [])
+                    for source in ready:
+                        data = source.recv(65536)
+                        if not data or word in data:
+                            return
+                        (upstream if source is self.request else self.request).sendall(data)
+
+    relay = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay)
+    relay.daemon_threads = True
+    threading.Thread(target=relay.serve_forever, daemon=True).start()
+    return f"redis://127.0.0.1:{relay.server_address[1]}"
 
 
 def test_a_wrong_password_is_refused(own_server: RedisServer) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from buffer.config import ModelSpec
@@ -43,6 +44,56 @@ def test_inputs_are_normalised_by_the_model() -> None:
 def test_an_unknown_module_is_refused() -> None:
     with pytest.raises(ModelError, match=r"nowhere:net: there is no module nowhere"):
         resolve("nowhere:net")
+    with pytest.raises(ModelError, match=r"there is no module torch\.nowhere\.deep"):
+        resolve("torch.nowhere.deep:net")
+
+
+def test_a_missing_package_is_named_although_the_modules_name_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nothere_yet.py").write_text("import nothere")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=r"nothere_yet needs the package nothere, which is not"):
+        resolve("nothere_yet:net")
+
+
+def test_a_module_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_there.py").write_text("from torch import nothing_of_the_kind")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"half_there cannot be imported: cannot import name 'nothing_of_the_kind"
+    ):
+        resolve("half_there:net")
+
+
+class Silent(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError
+
+
+def test_a_network_that_fails_without_a_word_is_refused_all_the_same() -> None:
+    model = NormalizedModel(Silent(), (0.5,), (0.25,))
+    with pytest.raises(ModelError, match=r"cannot take such images: ValueError$"):
+        check_outputs(model, spec(), field="student")
+
+
+@pytest.mark.parametrize("error", ["KeyError('depth')", "RuntimeError('depth')"])
+def test_a_factory_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    name = f"failing_{error[:3].lower()}"
+    (tmp_path / f"{name}.py").write_text(f"def net():\n    raise {error}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=rf"{name}:net with kwargs {{}}: '?depth"):
+        build(spec(factory=f"{name}:net"))
+
+
+def test_more_classes_than_cells_can_name_are_refused() -> None:
+    assert spec(classes=2**16).classes == 2**16
+    with pytest.raises(ValidationError, match="classes"):
+        spec(classes=2**16 + 1)
 
 
 def test_a_typing_error_is_answered_with_the_nearest_name() -> None:

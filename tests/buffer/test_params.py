@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
 from buffer.config import BufferTable
+from buffer.errors import ConfigError
 from buffer.params import SamplingParams, start_params
+from buffer.parsing import override, parse
 from buffer.version import NEVER, Version
 
 
@@ -22,11 +26,23 @@ def test_parameters_whose_recursion_would_oscillate_are_refused() -> None:
         ("age_discount", 1.0),
         ("samples_per_insert", 0.0),
         ("adversarial_weight", -1.0),
+        ("adversarial_weight", math.inf),
+        ("samples_per_insert", math.inf),
     ],
 )
 def test_impossible_values_are_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "setting", ["samples_per_insert", "error_buffer", "lease_seconds", "adversarial_weight"]
+)
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_settings_are_finite(setting: str, value: str) -> None:
+    raw = override({}, [f"{setting}={value}"])
+    with pytest.raises(ConfigError, match=rf"{setting} \((inf|nan)\): Input should be a finite"):
+        parse(BufferTable, raw)
 
 
 def test_unknown_parameters_are_refused() -> None:

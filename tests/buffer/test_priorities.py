@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from buffer.params import SamplingParams
-from buffer.priorities import cohort_width, importance_weights, level_of, probabilities, value_of
+from buffer.priorities import (
+    cohort_width,
+    importance_weights,
+    level_of,
+    mean_weight,
+    probabilities,
+    value_of,
+)
 
 
 def test_a_level_is_within_nine_percent_of_the_priority_it_stands_for() -> None:
@@ -81,7 +88,24 @@ def test_importance_weights_are_the_inverse_propensity_at_beta_one_and_ones_at_b
     assert np.array_equal(importance_weights(drawn, 4, 0.0), [1.0, 1.0])
 
 
-def test_the_largest_importance_weight_belongs_to_the_least_probable_item() -> None:
-    drawn = np.random.default_rng(1).dirichlet(np.ones(50))
-    weights = importance_weights(drawn, 50, 0.4)
-    assert weights.max() == importance_weights(drawn.min(), 50, 0.4)
+def test_weights_divided_by_their_mean_average_one_over_draws() -> None:
+    chances = np.random.default_rng(1).dirichlet(np.ones(50))
+    drawn = np.random.default_rng(2).choice(chances, size=200_000, p=chances)
+    weights = importance_weights(drawn, 50, 0.4) / mean_weight(chances, 0.4)
+    assert abs(weights.mean() - 1) < 5 * weights.std() / math.sqrt(len(weights))
+    assert mean_weight(chances, 0.4) < 0.99
+
+
+def test_the_mean_weight_is_one_for_both_extreme_exponents_and_for_uniform_draws() -> None:
+    chances = np.random.default_rng(1).dirichlet(np.ones(50))
+    for drawn, exponent in ((chances, 0.0), (chances, 1.0), (np.full(50, 0.02), 0.4)):
+        assert math.isclose(mean_weight(drawn, exponent), 1.0, rel_tol=1e-12)
+
+
+def test_the_mean_weight_does_not_hang_on_the_least_probable_item() -> None:
+    masses = np.ones(1000)
+    before = mean_weight(masses / masses.sum(), 0.4)
+    masses[0] = 1e-6
+    after = mean_weight(masses / masses.sum(), 0.4)
+    assert abs(after / before - 1) < 1 / 1000
+    assert importance_weights(masses.min() / masses.sum(), 1000, 0.4) > 100

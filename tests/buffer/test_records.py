@@ -14,6 +14,7 @@ import redis
 from buffer.errors import RateLimited
 from buffer.replay import ReplayBuffer
 from buffer.sample import Batch, Sample
+from buffer.scripts import Insert, Limits, Reserved, Scripts
 from buffer.version import Version
 
 Make = Callable[..., ReplayBuffer]
@@ -21,11 +22,21 @@ Samples = Callable[..., list[Sample]]
 Key = Callable[[str], str]
 
 
-def is_intact(batch: Batch) -> bool:
-    """Whether each image shows the number that its target and its priority's label say."""
+def is_intact(batch: Batch, known: dict[tuple[int, ...], int]) -> bool:
+    """Whether each image shows the number that its target and its label say, and no other identity.
+
+    Args:
+        batch: a draw.
+        known: the number of each identity that was ever seen; grows.
+    """
     serials = batch.targets["logits"][:, 0].astype(int)
     shown = [int.from_bytes(image.tobytes(), "little") for image in batch.images]
-    return bool((serials == shown).all() and (batch.predicted_classes == serials % 7).all())
+    first = [
+        known.setdefault(name, serial)
+        for name, serial in zip(batch.identities.tolist(), serials.tolist(), strict=True)
+    ]
+    same = (serials == shown).all() and (serials == first).all()
+    return bool(same and (batch.predicted_classes == serials % 7).all())
 
 
 def audit(client: redis.Redis, key: Key, capacity: int) -> dict[int, int]:
@@ -62,7 +73,9 @@ def produce(replay: ReplayBuffer, samples: list[Sample], producer: str) -> None:
         replay.insert(samples[i : i + 10], producer=producer, sequence=i)
 
 
-def consume(replay: ReplayBuffer, seed: int, done: threading.Event) -> None:
+def consume(
+    replay: ReplayBuffer, seed: int, done: threading.Event, known: dict[tuple[int, ...], int]
+) -> None:
     generator, step = np.random.default_rng(seed), 0
     while not done.is_set() or step == 0:
         step += 1
@@ -70,7 +83,7 @@ def consume(replay: ReplayBuffer, seed: int, done: threading.Event) -> None:
             batch = replay.sample(40)
         except RateLimited:
             continue
-        assert is_intact(batch)
+        assert is_intact(batch, known)
         priorities = generator.lognormal(size=40)
         replay.update_priorities(batch.identities, priorities, version=Version(1, step))
 
@@ -86,9 +99,10 @@ def test_records_stay_consistent_under_concurrent_clients(
     ]
     clients[0].insert(made[:20], producer="first", sequence=1)
     done = threading.Event()
+    known: dict[tuple[int, ...], int] = {}
     with ThreadPoolExecutor(5) as pool:
-        consumers = [pool.submit(consume, clients[i], i, done) for i in (3, 4)]
-        producers = [pool.submit(produce, clients[i], made[i::3], f"p{i}") for i in range(3)]
+        consumers = [pool.submit(consume, clients[i], i, done, known) for i in (3, 4)]
+        producers = [pool.submit(produce, clients[i], made[20 + i :: 3], f"p{i}") for i in range(3)]
         wait(producers)
         done.set()
     for work in producers + consumers:
@@ -96,8 +110,33 @@ def test_records_stay_consistent_under_concurrent_clients(
     info = clients[0].info()
     assert info.inserted > 2900
     assert info.updates.applied > 0
+    assert len(set(known.values())) == len(known) > 60
     assert sum(info.class_counts.values()) == sum(info.level_counts.values()) == info.size
     assert len(audit(client, keys, 60)) == info.size
+
+
+def test_records_stay_consistent_while_inserts_are_in_progress(
+    make_scripts: Callable[..., Scripts], client: redis.Redis, keys: Key
+) -> None:
+    """Reservations in flight lap the ring and one another, and some are never committed."""
+    generator = np.random.default_rng(4)
+    scripts = make_scripts(Limits(16, 4, 1, None, 300.0))
+    flying: dict[str, tuple[Insert, Reserved]] = {}
+    partial = 0
+    for sequence in range(200):
+        producer = str(generator.choice(["a", "b", "c", "d"]))
+        if producer in flying and generator.random() < 0.8:
+            insert, reserved = flying.pop(producer)
+            cells = generator.integers(0, 3, len(reserved.pairs)) << 16
+            visible = scripts.commit(insert, reserved.incarnation, cells)
+            partial += 0 < visible < len(reserved.pairs)
+        else:
+            insert = Insert(producer, 1, sequence)
+            answer = scripts.reserve(insert, int(generator.integers(1, 8)), 0, {})
+            assert isinstance(answer, Reserved)
+            flying[producer] = insert, answer
+        assert len(audit(client, keys, 16)) == scripts.info().counters["size"]
+    assert partial > 0
 
 
 def test_records_stay_consistent_under_random_operations(

@@ -103,9 +103,18 @@ def test_draws_follow_the_closed_form(make_replay: Make, make_samples: Samples, 
         chances = np.array([expected[serial] for serial in drawn])
         assert np.allclose(batch.probabilities, chances, rtol=1e-9)
         assert np.allclose(batch.weights, (CAPACITY * chances) ** -0.4, rtol=1e-9)
-        bound = (CAPACITY * min(expected.values())) ** -0.4
-        assert math.isclose(batch.weight_bound, bound, rel_tol=1e-9)
+        mean = sum(chance * (CAPACITY * chance) ** -0.4 for chance in expected.values())
+        assert math.isclose(batch.weight_mean, mean, rel_tol=1e-9)
     assert p_value(counts, expected) > LEAST_P_VALUE
+
+
+@pytest.mark.parametrize("params", [{"importance_exponent": 0.0}, {"uniform_share": 1.0}])
+def test_uncorrected_and_uniform_draws_have_a_mean_weight_of_one(
+    make_replay: Make, make_samples: Samples, params: dict[str, float]
+) -> None:
+    replay = make_replay(SamplingParams(**params), capacity=CAPACITY)
+    replay.insert(skewed(make_samples), producer="a", sequence=1)
+    assert math.isclose(replay.sample(8, seed=0).weight_mean, 1.0, rel_tol=1e-12)
 
 
 def test_the_chi_square_test_would_notice_a_wrong_exponent(make_samples: Samples) -> None:

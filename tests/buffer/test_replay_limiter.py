@@ -114,6 +114,34 @@ def test_one_of_the_two_sides_is_always_admitted(
     assert refused > 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_one_side_is_admitted_whatever_permits_several_producers_hold(
+    make_replay: Make, make_samples: Samples, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    replay = warm(
+        make_replay,
+        make_samples,
+        samples_per_insert=float(generator.uniform(0.1, 30)),
+        error_buffer=float(generator.uniform(0.5, 50)),
+    )
+    held: dict[str, int] = {}
+    refused = 0
+    for sequence in range(1, 120):
+        producer, n = str(generator.choice(["a", "b", "c"])), int(generator.integers(1, 20))
+        held.pop(producer, None)
+        if replay.request_permit(n, producer=producer).granted:
+            held[producer] = n
+        drawn = draw(replay, int(generator.integers(1, 200)))
+        assert held or drawn
+        refused += producer not in held
+        if held and (not drawn or generator.random() < 0.2):
+            user = str(generator.choice(list(held)))
+            samples = make_samples(held.pop(user))
+            assert insert(replay, samples, producer=user, sequence=sequence)
+    assert refused > 0
+
+
 def test_probe_samples_are_outside_the_count(make_replay: Make, make_samples: Samples) -> None:
     replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=2)
     replay.insert(make_samples(1), producer="a", sequence=1)
@@ -167,6 +195,24 @@ def test_permits_of_others_count_as_inserted(make_replay: Make, make_samples: Sa
     assert not insert(replay, make_samples(2), producer="b", sequence=1)
     assert replay.info().insert_waits == 2
     assert replay.request_permit(1, producer="b").granted
+
+
+@pytest.mark.parametrize("n", [0, -1, 21])
+def test_a_permit_is_for_as_many_samples_as_an_insert_has(make_replay: Make, n: int) -> None:
+    replay = make_replay(**TABLE)
+    with pytest.raises(ValueError, match=rf"n \({n}\) is not in \[1, 20\]: no insert has so many"):
+        replay.request_permit(n, producer="a")
+    assert replay.request_permit(20, producer="a").granted
+
+
+def test_a_permit_for_fewer_samples_admits_nothing(
+    make_replay: Make, make_samples: Samples
+) -> None:
+    replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=10)
+    replay.insert(make_samples(1), producer="b", sequence=1)
+    assert replay.request_permit(4, producer="a").granted
+    assert not insert(replay, make_samples(5), producer="a", sequence=1)
+    assert insert(replay, make_samples(4), producer="a", sequence=1)
 
 
 def test_asking_again_renews_a_permit_and_does_not_add_to_it(make_replay: Make) -> None:

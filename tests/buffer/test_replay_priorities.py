@@ -144,7 +144,7 @@ def test_the_probe_gives_the_newest_members_for_certain(
     assert batch.targets["logits"][:, 0].tolist() == newest
     assert np.array_equal(batch.probabilities, np.ones(3))
     assert np.array_equal(batch.weights, np.ones(3))
-    assert batch.weight_bound == 1.0
+    assert batch.weight_mean == 1.0
     assert len(replay.probe(100).images) == 5
     assert replay.info().probe_size == 5
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def test_clients_must_agree_on_the_limits(make_redis: Make) -> None:
 
 
 def test_a_restarted_producer_counts_from_the_start_again(
-    make_redis: Make, make_samples: Samples
+    make_redis: Make, make_samples: Samples, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = make_redis(capacity=10)
     dead.insert(make_samples(2), producer="a", sequence=900)
@@ -71,10 +73,38 @@ def test_a_restarted_producer_counts_from_the_start_again(
         make_samples(2), producer="a", sequence=1
     ) == InsertResult(2, False)
     # Its predecessor was not dead after all: what it still sends is too late.
+    assert caplog.messages == []
     assert dead.insert(make_samples(2), producer="a", sequence=901) == InsertResult(0, True)
+    assert caplog.messages == ["a: a newer process inserts under this name, nothing stored"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "garbage", "truncated", "older", "other slot"])
+def test_a_producer_restarted_after_the_server_lost_its_data_inserts(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, run: str
+) -> None:
+    before = make_redis(capacity=10)
+    before.insert(make_samples(1), producer="a", sequence=900)
+    client.delete(*client.keys(f"*:{run}:*"))
+    assert before.insert(make_samples(1), producer="a", sequence=901).inserted == 1
+    after = make_redis(capacity=10)
+    assert after.insert(make_samples(1), producer="a", sequence=1) == InsertResult(1, False)
+
+
+def test_an_attempt_resumed_after_the_server_lost_its_data_is_the_newest(
+    make_redis: Make, client: redis.Redis, run: str
+) -> None:
+    replay = make_redis(capacity=10)
+    attempt = [replay.begin_attempt("distiller") for _ in range(3)][-1]
+    client.delete(*client.keys(f"*:{run}:*"))
+    replay.publish_student(b"late", version=Version(attempt, 900))
+    resumed = Version(replay.begin_attempt("distiller"), 0)
+    replay.publish_student(b"resumed", version=resumed)
+    assert replay.fetch_student(newer_than=NEVER) == (resumed, b"resumed")
+
+
+DAMAGES = ["missing", "garbage", "truncated", "older", "other slot", "other shape", "other target"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_samples_are_drawn_again_and_taken_out(
     make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key, damage: str
 ) -> None:
@@ -87,6 +117,8 @@ def test_damaged_samples_are_drawn_again_and_taken_out(
         payload = client.get(key)
         assert isinstance(payload, bytes)
         other = make_samples(1)[0]
+        shape = replace(other, image=np.zeros((3, 4, 4), np.uint8))
+        target = replace(other, targets={"logits": np.zeros(5, np.float32)})
         client.set(
             key,
             {
@@ -95,6 +127,8 @@ def test_damaged_samples_are_drawn_again_and_taken_out(
                 "truncated": payload[:-1],
                 "older": encode(other, Identity(0, incarnation, slot, 0)),
                 "other slot": encode(other, Identity(0, incarnation, slot + 1, 1)),
+                "other shape": encode(shape, Identity(0, incarnation, slot, 1)),
+                "other target": encode(target, Identity(0, incarnation, slot, 1)),
             }[damage],
         )
         if damage == "missing":
@@ -160,6 +194,48 @@ def test_damaged_probe_samples_are_left_out(
     assert len(batch.identities) == len(batch.weights) == batch.population == 2
 
 
+@pytest.mark.parametrize("value", [b"{", b'{"loss": "high"}', b'{"loss": null}'])
+def test_progress_that_cannot_be_read_is_an_error(
+    make_redis: Make, client: redis.Redis, keys: Key, value: bytes
+) -> None:
+    replay = make_redis(capacity=2)
+    client.set(keys("progress"), value)
+    with pytest.raises(SchemaError, match="stored progress cannot be read"):
+        replay.progress()
+
+
+def test_parameters_that_cannot_be_read_are_an_error(
+    make_redis: Make, client: redis.Redis, keys: Key
+) -> None:
+    replay = make_redis(capacity=2)
+    client.hset(keys("params"), "uniform_share", "7")
+    with pytest.raises(SchemaError, match="stored sampling parameters cannot be read"):
+        replay.params()
+
+
+def test_the_schema_is_known_although_the_first_look_was_too_early(
+    make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
+) -> None:
+    replay = make_redis(capacity=4, probe_capacity=4)
+    assert len(replay.probe(1).identities) == 0
+    replay.insert(make_samples(2, split="probe"), producer="a", sequence=1)
+    incarnation = int(replay.probe(1).identities["incarnation"][0])
+    other = make_samples(1, split="probe", image=np.zeros((3, 4, 4), np.uint8))[0]
+    client.set(keys("x:4"), encode(other, Identity(0, incarnation, 4, 1)))
+    assert len(replay.probe(4).identities) == 1
+
+
+def test_samples_of_other_shards_are_counted_as_stale(
+    make_redis: Make, make_samples: Samples
+) -> None:
+    replay = make_redis(capacity=4)
+    replay.insert(make_samples(4), producer="a", sequence=1)
+    names = replay.sample(3).identities
+    names["shard"][:2] = 1
+    assert replay.update_priorities(names, np.ones(3), version=Version(1, 1)) == (1, 2, 0)
+    assert replay.info().updates == (1, 2, 0)
+
+
 def test_a_damaged_student_is_an_error(make_redis: Make, client: redis.Redis, keys: Key) -> None:
     replay = make_redis(capacity=2)
     replay.publish_student(b"weights", version=Version(1, 1))
@@ -191,6 +267,17 @@ def test_a_reset_leaves_no_payload_behind(
     replay.reset()
     left = {name.decode().split("}:")[1] for name in client.keys(f"*:{run}:*")}
     assert left == {"meta", "params", "counters", "slots", "epochs"}
+
+
+def test_a_reset_of_a_large_buffer_takes_little_memory(make_redis: Make) -> None:
+    replay = make_redis(capacity=50_000)
+    tracemalloc.start()
+    try:
+        replay.reset()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e6
 
 
 def test_many_draws_spend_their_seed_well(make_redis: Make, make_samples: Samples) -> None:

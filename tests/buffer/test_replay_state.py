@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, Replay, UpdateCounts
 from buffer.params import SamplingParams
-from buffer.progress import StudentProgress
+from buffer.progress import ProbeReport, StudentProgress
 from buffer.sample import IDENTITY_DTYPE, Sample
 from buffer.version import NEVER, Version
 
@@ -73,6 +74,7 @@ def test_only_newer_parameters_replace_older_ones(make_replay: Make) -> None:
     for version in (NEVER, Version(1, 4), Version(1, 5)):
         assert not replay.set_params(SamplingParams(version=version))
     assert replay.params() == newer
+    assert replay.set_params(newer)  # repeated, because the answer got lost
     resumed = SamplingParams(version=Version(2, 0))
     assert replay.set_params(resumed)
     assert replay.params() == resumed
@@ -107,6 +109,40 @@ def test_attempts_of_a_role_count_from_one(make_replay: Make) -> None:
     assert replay.begin_attempt("controller") == 1
 
 
+def test_attempts_are_above_what_the_role_has_published(make_replay: Make) -> None:
+    replay = make_replay(capacity=2)
+    replay.publish_student(b"w", version=Version(6, 1))
+    replay.publish_progress(StudentProgress(version=Version(7, 0)))
+    assert replay.begin_attempt("controller") == 1
+    replay.set_params(SamplingParams(version=Version(4, 9)))
+    assert [replay.begin_attempt("distiller") for _ in range(2)] == [8, 9]
+    assert replay.begin_attempt("controller") == 5
+    assert replay.begin_attempt("synthesizer-0") == 1
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_progress_of_a_student_that_diverged_can_be_read(make_replay: Make, number: float) -> None:
+    replay = make_replay(capacity=2)
+    probe = ProbeReport(
+        params_version=NEVER,
+        members=3,
+        before_kl=1.0,
+        after_kl=number,
+        before_agreement=0.5,
+        after_agreement=0.5,
+        seconds=2.0,
+    )
+    replay.publish_progress(
+        StudentProgress(loss=number, kl_quantiles=(0.0, number, number), probe=probe)
+    )
+    found = replay.progress()
+    assert found is not None
+    assert found.probe is not None
+    numbers = [found.loss, *found.kl_quantiles[1:], found.probe.after_kl]
+    assert np.array_equal(numbers, [number] * 4, equal_nan=True)
+    assert found.probe.before_kl == 1.0
+
+
 def test_progress_is_replaced_unless_a_newer_one_is_there(make_replay: Make) -> None:
     replay = make_replay(capacity=2)
     assert replay.progress() is None
@@ -129,6 +165,15 @@ def test_the_student_is_fetched_only_if_newer(make_replay: Make) -> None:
     assert replay.fetch_student(newer_than=NEVER) == (Version(1, 10), b"weights")
     replay.publish_student(b"resumed", version=Version(2, 0))
     assert replay.fetch_student(newer_than=Version(1, 10)) == (Version(2, 0), b"resumed")
+
+
+def test_a_student_older_than_the_one_known_was_published_since_the_server_lost_its_data(
+    make_replay: Make,
+) -> None:
+    replay = make_replay(capacity=2)
+    assert replay.fetch_student(newer_than=Version(3, 900)) is None
+    replay.publish_student(b"weights", version=Version(1, 10))
+    assert replay.fetch_student(newer_than=Version(3, 900)) == (Version(1, 10), b"weights")
 
 
 def test_a_reset_buffer_is_as_new(make_replay: Make, make_samples: Samples) -> None:

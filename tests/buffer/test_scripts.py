@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator
-from importlib import resources
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,42 +10,19 @@ import redis
 
 from buffer.codec import prepare
 from buffer.connection import Connection
-from buffer.errors import ProtocolMismatch
+from buffer.errors import BufferUnavailable
 from buffer.keys import Keys
-from buffer.params import SamplingParams
 from buffer.payloads import Payloads
 from buffer.scripts import (
-    OPERATIONS,
     Insert,
     Limits,
     Refused,
     Reserved,
     Scripts,
-    params_fields,
-    params_of,
 )
-from buffer.server import RedisServer
-from buffer.version import Version
 
 SCHEMA = {"image": "uint8 [3, 2, 2]"}
 LEVEL_OF_ONE = 128 << 8
-LIMITS = Limits(4, 4, 1, None, 300.0)
-
-
-@pytest.fixture
-def connection(server: RedisServer) -> Iterator[Connection]:
-    connection = Connection(server.url)
-    yield connection
-    connection.close()
-
-
-@pytest.fixture
-def make_scripts(connection: Connection, run: str) -> Callable[..., Scripts]:
-    def make(limits: Limits = LIMITS, incarnation: int = 1, **params: float) -> Scripts:
-        given = SamplingParams(**params)
-        return Scripts(connection, Keys(run), limits, given, lambda: incarnation)
-
-    return make
 
 
 def reserve(scripts: Scripts, insert: Insert, samples: int, probes: int = 0) -> Reserved:
@@ -67,6 +41,53 @@ def test_a_repeated_reservation_gets_the_same_slots(make_scripts: Callable[..., 
     first, again = reserve(scripts, insert, 2, 1), reserve(scripts, insert, 2, 1)
     assert first.pairs.tolist() == again.pairs.tolist() == [(0, 1), (1, 1), (4, 1)]
     assert reserve(scripts, Insert("a", 1, 2), 1).pairs.tolist() == [(2, 1)]
+
+
+def test_a_reservation_repeated_too_late_leaves_the_samples_of_others_alone(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts, slow, fast = make_scripts(), Insert("slow", 1, 1), Insert("fast", 1, 1)
+    late = reserve(scripts, slow, 2)
+    commit(scripts, fast, reserve(scripts, fast, 3))
+    assert late.pairs.tolist() == [(0, 1), (1, 1)]
+    anew = reserve(scripts, slow, 2)
+    assert anew.pairs.tolist() == [(1, 2), (2, 2)]
+    assert commit(scripts, slow, anew) == 2
+    assert scripts.info().counters["size"] == 4
+
+
+def test_a_reservation_that_came_later_than_its_lease_is_made_again(
+    make_scripts: Callable[..., Scripts], client: redis.Redis
+) -> None:
+    scripts = make_scripts(Limits(4, 4, 1, None, 0.2))
+    before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    client.client_pause(300)
+    assert len(reserve(scripts, Insert("a", 1, 1), 2).pairs) == 2
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 2
+
+
+def test_a_lease_too_short_for_the_server_is_said_to_be(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts = make_scripts(Limits(4, 4, 1, None, 1e-9))
+    message = r"buffer.lease_seconds \(1e-09\): the server's answers took longer 3 times"
+    with pytest.raises(BufferUnavailable, match=message):
+        reserve(scripts, Insert("a", 1, 1), 2)
+
+
+def test_a_hole_in_the_first_lap_does_not_keep_the_buffer_from_warming_up(
+    make_scripts: Callable[..., Scripts],
+) -> None:
+    scripts = make_scripts(Limits(4, 4, 4, None, 300.0))
+    for name, samples in (("a", 1), ("dead", 2), ("b", 1), ("c", 2)):
+        insert = Insert(name, 1, 1)
+        reserved = reserve(scripts, insert, samples)
+        if name != "dead":
+            assert isinstance(scripts.sample(1, 0, redraw=False), Refused)
+            commit(scripts, insert, reserved)
+    assert scripts.info().counters["inserted"] == 4
+    assert scripts.info().counters["size"] == 3
+    assert not isinstance(scripts.sample(1, 0, redraw=False), Refused)
 
 
 def test_only_committed_samples_are_seen(make_scripts: Callable[..., Scripts]) -> None:
@@ -95,8 +116,9 @@ def test_a_repeated_commit_gets_the_same_answer_and_changes_nothing(
 def test_a_committed_insert_is_a_duplicate_afterwards(make_scripts: Callable[..., Scripts]) -> None:
     scripts, insert = make_scripts(), Insert("a", 1, 5)
     commit(scripts, insert, reserve(scripts, insert, 1))
-    for late in (insert, Insert("a", 1, 4), Insert("a", 0, 9)):
+    for late in (insert, Insert("a", 1, 4)):
         assert scripts.reserve(late, 1, 0, SCHEMA) == "duplicate"
+    assert scripts.reserve(Insert("a", 0, 9), 1, 0, SCHEMA) == "superseded"
     assert scripts.info().counters["duplicates"] == 3
     assert isinstance(scripts.reserve(Insert("a", 2, 0), 1, 0, SCHEMA), Reserved)
 
@@ -204,46 +226,6 @@ def test_discarding_spares_what_has_been_replaced(make_scripts: Callable[..., Sc
     assert scripts.info().counters["size"] == 3
 
 
-def test_a_repeated_reset_of_one_incarnation_changes_nothing(
-    make_scripts: Callable[..., Scripts],
-) -> None:
-    scripts, insert = make_scripts(), Insert("a", 1, 1)
-    other = make_scripts(incarnation=2)
-    other.reset()
-    commit(scripts, insert, reserve(scripts, insert, 1))
-    other.reset()
-    assert scripts.info().counters["size"] == 1
-
-
-def test_other_limits_are_refused_by_name(
-    make_scripts: Callable[..., Scripts],
-) -> None:
-    make_scripts(Limits(4, 4, 1, 10.0, 300.0))
-    message = r"capacity \(8\) is 4 there.*Use another run.name, or the same settings"
-    with pytest.raises(ProtocolMismatch, match=message):
-        make_scripts(Limits(8, 4, 1, 10.0, 300.0))
-    with pytest.raises(ProtocolMismatch, match=r"error_buffer \(11\) is 10 there"):
-        make_scripts(Limits(4, 4, 1, 11.0, 300.0))
-    assert make_scripts(Limits(4, 4, 1, None, 300.0)).info().counters["size"] == 0
-
-
-def test_another_protocol_is_refused(
-    make_scripts: Callable[..., Scripts], client: redis.Redis, run: str
-) -> None:
-    make_scripts()
-    client.hset(Keys(run).scripted[0], "protocol", 0)
-    with pytest.raises(ProtocolMismatch, match=r"protocol \(1\) is 0 there"):
-        make_scripts()
-
-
-def test_scripts_survive_a_server_that_forgot_them(
-    make_scripts: Callable[..., Scripts], client: redis.Redis
-) -> None:
-    scripts = make_scripts()
-    client.script_flush()
-    assert scripts.info().counters["size"] == 0
-
-
 def test_a_server_that_lost_its_data_is_initialised_again(
     make_scripts: Callable[..., Scripts], client: redis.Redis, run: str
 ) -> None:
@@ -253,13 +235,6 @@ def test_a_server_that_lost_its_data_is_initialised_again(
     assert commit(scripts, insert, reserved) == 0
     assert scripts.info().counters["size"] == 0
     assert commit(scripts, insert, reserve(scripts, insert, 2)) == 2
-
-
-def test_parameters_keep_every_digit() -> None:
-    params = SamplingParams(
-        version=Version(3, 2**32 - 1), uniform_share=1 / 3, samples_per_insert=0.1 + 0.2
-    )
-    assert params_of(json.loads(json.dumps(params_fields(params)))) == params
 
 
 def test_a_late_payload_of_an_older_generation_is_not_taken_for_the_newer(
@@ -275,19 +250,3 @@ def test_a_late_payload_of_an_older_generation_is_not_taken_for_the_newer(
     found = payloads.read(current.incarnation, current.pairs)
     overwritten = current.pairs["slot"] == late.pairs["slot"][0]
     assert [sample is None for sample in found] == overwritten.tolist()
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_each_script_says_what_it_takes_returns_and_costs(operation: str) -> None:
-    source = (resources.files("buffer") / "lua" / f"{operation}.lua").read_text()
-    header = "\n".join(line for line in source.splitlines() if line.startswith("--"))
-    for word in ("KEYS", "Returns", "Time"):
-        assert re.search(rf"^-- {word}\b", header, re.MULTILINE)
-    used = {int(number) for number in re.findall(r"\bARGV\[(\d)\]", source)}
-    documented = {int(number) for number in re.findall(r"^-- ARGV\[(\d)\]", header, re.MULTILINE)}
-    assert used == documented
-
-
-def test_every_script_file_is_an_operation() -> None:
-    files = {file.name for file in (resources.files("buffer") / "lua").iterdir()}
-    assert files == {f"{name}.lua" for name in (*OPERATIONS, "prelude")}

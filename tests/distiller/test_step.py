@@ -47,17 +47,17 @@ def _logits(network, batch):
 def test_priorities_are_raw_weight_times_divergence_at_temperature_one(make_step, make_batch):
     step = make_step(*_unaugmented())
     weights = np.linspace(0.1, 1.5, 16)
-    batch = make_batch(weights=weights, weight_bound=2.0)
+    batch = make_batch(weights=weights, weight_mean=2.0)
     kl = kl_divergence(_logits(step.student, batch), _logits(step.teacher, batch)).numpy()
     result = step(batch, learning_rate=0.1)
     np.testing.assert_allclose(result.kl, kl, rtol=1e-5)
     np.testing.assert_allclose(result.priorities, weights * kl, rtol=1e-5)
 
 
-def test_the_loss_is_weighted_by_what_the_bound_leaves(make_step, make_batch):
+def test_the_loss_is_weighted_in_proportion_to_the_expected_weight(make_step, make_batch):
     step = make_step(*_unaugmented("distiller.temperature=3"))
     weights = np.linspace(0.1, 1.5, 16)
-    batch = make_batch(weights=weights, weight_bound=2.0)
+    batch = make_batch(weights=weights, weight_mean=2.0)
     losses = soft_target_loss(
         _logits(step.student, batch), _logits(step.teacher, batch), temperature=3.0
     )
@@ -127,6 +127,8 @@ def test_samples_without_the_logits_to_be_cached_are_refused(make_step, make_bat
     step = make_step(*_unaugmented("distiller.teacher_logits=cached"))
     with pytest.raises(ConfigError, match=r"teacher_logits \(cached\): the drawn samples carry no"):
         step(make_batch(), learning_rate=0.1)
+    with pytest.raises(ConfigError, match="there is nothing to learn from; set recompute"):
+        step.check(make_batch())
 
 
 def test_half_precision_changes_little(make_step, make_batch):

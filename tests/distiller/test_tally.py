@@ -81,3 +81,8 @@ def test_an_earlier_attempts_time_counts_when_the_buffer_forgot_it(clock):
     assert budget.elapsed_seconds == pytest.approx(40)
     budget.begin(already_seconds=65.0)
     assert budget.elapsed_seconds == pytest.approx(60)
+
+
+def test_the_filling_spends_a_budget_of_seconds_but_none_of_steps(clock):
+    assert Budget(RunTable(seconds=100), Tally(), clock=clock).share_at(30.0) == 0.3
+    assert Budget(RunTable(steps=100), Tally(), clock=clock).share_at(30.0) == 0.0

@@ -12,6 +12,7 @@ from buffer.errors import ModelError, Starved
 from buffer.memory import InMemoryReplayBuffer
 from buffer.models import build, from_bytes
 from buffer.params import SamplingParams
+from buffer.progress import StudentProgress
 from buffer.version import NEVER, Version
 from distiller import checkpoint
 from distiller.metrics import DistillerMetrics
@@ -182,6 +183,27 @@ def test_reports_are_written_and_published_while_training(make_config, make_repl
     assert training[0]["learning_rate"] > training[-1]["learning_rate"]
 
 
+def test_evaluations_are_written_when_they_are_made(make_config, make_replay, test_data, tmp_path):
+    settings = ("run.steps=20", "evaluation.every_share=0.25", "distiller.checkpoint_seconds=1e-9")
+    config = make_config(*settings, test_data)
+    journal, seen = tmp_path / "metrics.jsonl", []
+
+    def evaluations():
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        return [line for line in lines if line.get("event") == "evaluation"]
+
+    with Trainer(config, make_replay(config), attempt=3, journal=journal) as trainer:
+        metrics = trainer.run(save=lambda: seen.append((trainer.tally.step, len(evaluations()))))
+    assert dict(seen)[4] == 0
+    assert dict(seen)[5] == 1
+    assert dict(seen)[19] == 3
+    fields = ("step", "elapsed_seconds", "elapsed_share", "student_accuracy")
+    assert [[line[field] for field in fields] for line in evaluations()] == metrics["curve"]
+    assert [line["version"] for line in evaluations()] == [[3, step] for step in (5, 10, 15, 20)]
+    last = json.loads(journal.read_text().splitlines()[-1])
+    assert last["phase"] == "finished"
+
+
 def test_the_rate_follows_the_budget(make_config, make_replay, make_batch):
     config = make_config("run.steps=100")
     trainer = Trainer(config, make_replay(config), attempt=1)
@@ -277,6 +299,41 @@ def test_evaluation_that_no_checkpoint_knows_of_is_not_spent(make_config, make_r
     trainer = Trainer(config, replay, attempt=2)
     with trainer:
         assert trainer.tally.evaluation_seconds == metrics["evaluation_seconds"] > 0
+
+
+def test_a_crash_before_the_first_checkpoint_does_not_move_the_first_step(
+    make_config, make_replay, make_batch
+):
+    now = 1000.0
+    config = make_config("run.steps=null", "run.seconds=100")
+    replay = InMemoryReplayBuffer(config.buffer, seed=0, clock=lambda: now)
+    replay.publish_progress(
+        StudentProgress(
+            version=Version(1, 9), first_step_at_seconds=20.0, inserted_at_first_step=33
+        )
+    )
+    now += 60.0
+    trainer = Trainer(config, replay, attempt=2, clock=lambda: now)
+    with trainer:
+        assert trainer.tally.first_step_at_seconds == 20.0
+        assert trainer.tally.inserted_at_first_step == 33
+        assert trainer.budget.share == pytest.approx(0.6)
+        trainer.train_step(make_batch(), trainer.budget.share)
+    rate = trainer.step.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(learning_rate(config.distiller, 0.6, first_share=0.2))
+    assert trainer.tally.first_step_at_seconds == 20.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_checkpoint_holds_the_random_state_of_the_gpu(make_config, make_replay, tmp_path):
+    config, device = make_config(), torch.device("cuda")
+    first = Trainer(config, make_replay(config), attempt=1, device=device)
+    checkpoint.save(tmp_path, first.pair.student.network.state_dict(), first.state_dict())
+    expected = torch.rand(3, device=device)
+    student, state = checkpoint.load(tmp_path)
+    _resumed(config, make_replay(config), state, student, attempt=2, device=device)
+    assert torch.equal(torch.rand(3, device=device), expected)
 
 
 def test_a_checkpoint_of_another_student_is_refused(make_config, make_replay):

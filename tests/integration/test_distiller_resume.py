@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +19,9 @@ import pytest
 import ray
 import safetensors.torch
 import torch
+import yaml
 
-from buffer.errors import SsdkdError, Starved
+from buffer.errors import ProtocolMismatch, SsdkdError, Starved
 from buffer.models import from_bytes
 from buffer.parsing import override, parse
 from buffer.replay import ReplayBuffer
@@ -26,7 +30,7 @@ from buffer.server import RedisServer
 from buffer.version import NEVER
 from distiller.config import DistillerFile
 from distiller.networks import digits_cnn
-from distiller.service import CHECKPOINTS, JOURNAL, fit
+from distiller.service import CHECKPOINTS, JOURNAL, fit, ray_trainer
 
 pytestmark = [
     pytest.mark.integration,
@@ -154,6 +158,64 @@ def test_a_training_that_starved_is_not_started_again(
     assert replay.begin_attempt("distiller") == 2
     assert signal.getsignal(signal.SIGINT) is before
     replay.close()
+
+
+def test_workers_that_starved_are_not_started_again(
+    make_config: Callable[..., DistillerFile], server: RedisServer, tmp_path: Path
+) -> None:
+    config = make_config("distiller.max_waiting_seconds=0.2", "distiller.workers=2")
+    replay = ReplayBuffer(config.buffer, url=server.url, run=config.run.name)
+    replay.reset()
+    with pytest.raises(Starved, match=r"max_waiting_seconds \(0\.2\): no batch of 16"):
+        fit(config, url=server.url, out=tmp_path / "out", cpus=CPUS)
+    assert replay.begin_attempt("distiller") == 2
+    replay.close()
+
+
+def test_a_buffer_of_other_limits_is_an_error_that_stays(
+    make_config: Callable[..., DistillerFile], server: RedisServer, tmp_path: Path
+) -> None:
+    fill(make_config("buffer.capacity=32"), server).close()
+    with pytest.raises(ProtocolMismatch, match="capacity"):
+        fit(make_config(), url=server.url, out=tmp_path / "out", cpus=CPUS)
+
+
+def test_a_distiller_on_its_own_finds_files_beside_it(
+    make_config: Callable[..., DistillerFile], server: RedisServer, tmp_path: Path
+) -> None:
+    config = make_config("run.steps=5", "run.out=out", "teacher.weights=teacher.safetensors")
+    fill(config, server).close()
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    address = ray.get_runtime_context().gcs_address
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "distiller",
+            "--config",
+            "run.yaml",
+            "--set",
+            f"distiller.cpus={CPUS}",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"RAY_ADDRESS": address, "SSDKD_REDIS_URL": server.url},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / JOURNAL).exists()
+
+
+def test_what_ray_shows_of_a_training_holds_no_password(
+    make_config: Callable[..., DistillerFile], tmp_path: Path
+) -> None:
+    url = "redis://:secret@nowhere.invalid"
+    config = make_config(f"buffer.url={url}")
+    trainer = ray_trainer(config, url=url, out=tmp_path, cpus=CPUS)
+    assert trainer.train_loop_config is not None
+    assert trainer.train_loop_config["config"]["run"]["steps"] == 100
+    assert "secret" not in str(trainer.train_loop_config)
 
 
 def test_a_training_that_failed_too_often_says_why_in_one_line(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
 StartRun = Callable[..., Any]
+SSDKD = Path(sys.executable).with_name("ssdkd")
 
 
 def steps(count: int) -> list[str]:
@@ -33,6 +38,21 @@ def test_two_synthesizers_and_two_workers_make_a_good_student(start_run: StartRu
     assert not result["interrupted"]
     for name in ("student.safetensors", "samples.png", "config.yaml", "metrics.jsonl"):
         assert (run.out / name).stat().st_size > 0
+    done = subprocess.run([SSDKD, "evaluate", run.out], capture_output=True, text=True)
+    assert f"student_accuracy: {result['student_accuracy']:.2f} %" in done.stdout, done.stderr
+
+
+def test_the_demo_configuration_runs_as_a_job(tmp_path: Path, digits_teacher: Path) -> None:
+    """``python -m deploy.pipeline`` as it is, on a private cluster, with the default settings."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
+    sets = ["run.seconds=null", "run.steps=50", f"teacher.weights={digits_teacher}"]
+    options = [part for setting in sets for part in ("--set", setting)]
+    command = [sys.executable, "-m", "deploy.pipeline", "--config", "digits", *options]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["student_steps"] == 50
 
 
 def test_a_killed_synthesizer_does_not_end_the_run(start_run: StartRun) -> None:
@@ -70,6 +90,16 @@ def test_an_interrupt_saves_what_there_is(start_run: StartRun, number: signal.Si
     assert result["interrupted"]
     assert result["student_steps"] > 0
     assert (run.out / "student.safetensors").stat().st_size > 0
+
+
+def test_an_interrupt_before_anything_runs_says_so(start_run: StartRun) -> None:
+    run = start_run(*steps(100))
+    time.sleep(1.5)
+    os.killpg(run.process.pid, signal.SIGINT)
+    output, _ = run.process.communicate(timeout=90)
+    assert run.process.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
 
 
 def test_an_interrupt_while_filling_ends_cleanly_too(start_run: StartRun) -> None:

@@ -28,10 +28,13 @@ class FaultyReplay(InMemoryReplayBuffer):
         """Calls that will be done, but whose answer is lost."""
         self.deliveries: list[tuple[int, list[Sample]]] = []
         self.held_permits: set[str] = set()
+        self.asked_for: list[int] = []
+        """Samples of each permit asked for."""
         self.during_round: Callable[[], None] | None = None
         """Called once, after the next permit and before its insert."""
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
+        self.asked_for.append(n)
         permit = super().request_permit(n, producer=producer)
         if permit.granted:
             self.held_permits.add(producer)

@@ -101,6 +101,54 @@ def test_a_newer_student_is_taken_over_and_an_equal_one_is_not_fetched_again(
     assert replay.fetch_student(newer_than=worker.status().student_version) is None
 
 
+@pytest.mark.parametrize("share", [0.125, 0.04])
+def test_a_permit_is_asked_for_the_samples_that_will_count(
+    share: float, configure: Configure
+) -> None:
+    config = configure(buffer={"probe_share": share})
+    replay = FaultyReplay(config)
+    worker, inserted = synthesizer_of(config, replay), [0]
+    for _ in range(5):
+        worker.step()
+        inserted.append(replay.info().inserted)
+    assert replay.asked_for == np.diff(inserted).tolist()
+    assert min(replay.asked_for) < 16
+
+
+CHANGES: dict[str, Callable[[SynthesizerFile, FaultyReplay], object]] = {
+    "difficulty_exponent": lambda _, replay: replay.set_params(
+        SamplingParams(version=Version(1, 1), difficulty_exponent=4.0)
+    ),
+    "adversarial_weight": lambda _, replay: replay.set_params(
+        SamplingParams(version=Version(1, 1), adversarial_weight=4.0)
+    ),
+    "student": lambda config, replay: replay.publish_student(
+        snapshot(config, seed=2)[1], version=Version(1, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_in_the_buffer_changes_the_next_round(
+    change: str, configure: Configure
+) -> None:
+    config = configure(buffer={"capacity": 28})
+    losses: list[list[dict[str, float]]] = []
+    for changed in (False, True):
+        replay = FaultyReplay(config)
+        replay.publish_student(snapshot(config, seed=1)[1], version=Version(1, 1))
+        worker, seen = synthesizer_of(config, replay), []
+        for number in range(4):
+            if changed and number == 3:
+                CHANGES[change](config, replay)
+            worker.step()
+            seen.append(dict(worker.status().losses))
+        losses.append(seen)
+    assert "adversarial" in losses[0][3]
+    assert losses[0][:3] == losses[1][:3]
+    assert losses[0][3]["total"] != pytest.approx(losses[1][3]["total"], rel=1e-4)
+
+
 def test_the_newest_student_decides_the_first_priorities(
     config: SynthesizerFile, replay: FaultyReplay
 ) -> None:
@@ -175,6 +223,19 @@ def test_metrics_tell_what_was_done(config: SynthesizerFile, replay: FaultyRepla
     for term in ("total", "bn", "task"):
         value = registry.get_sample_value(prefix + "loss", {"term": term})
         assert value == status.losses[term]
+
+
+def test_a_term_that_is_switched_off_leaves_the_metrics(configure: Configure) -> None:
+    config = configure(buffer={"capacity": 28})
+    replay, registry = FaultyReplay(config), CollectorRegistry()
+    worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))
+    replay.publish_student(snapshot(config, seed=1)[1], version=Version(1, 1))
+    values = []
+    for number, weight in enumerate((1.0, 1.0, 1.0, 0.0, 1.0)):
+        replay.set_params(SamplingParams(version=Version(1, number), adversarial_weight=weight))
+        worker.step()
+        values.append(registry.get_sample_value("ssdkd_synthesizer_loss", {"term": "adversarial"}))
+    assert [value is None for value in values] == [True, True, False, True, False]
 
 
 def test_threads_are_set_for_the_process(config: SynthesizerFile, replay: FaultyReplay) -> None:

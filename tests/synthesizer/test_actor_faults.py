@@ -8,7 +8,7 @@ import pytest
 import torch
 from faulty_replay import FaultyReplay, synthesizer_of
 
-from buffer.errors import BufferUnavailable
+from buffer.errors import BufferUnavailable, Diverged
 from synthesizer.config import SynthesizerFile
 
 Configure = Callable[..., SynthesizerFile]
@@ -78,6 +78,35 @@ def test_an_insert_whose_answer_was_lost_is_not_doubled(
     assert [sequence for sequence, _ in replay.deliveries] == [1, 1]
     assert replay.info().inserted == 14
     assert replay.info().duplicates == 1
+
+
+def test_a_fresh_insert_that_is_answered_as_repeated_is_reported(
+    config: SynthesizerFile, replay: FaultyReplay, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = synthesizer_of(config, replay)
+    worker.step()
+    assert caplog.records == []
+    replay.insert(replay.deliveries[0][1], producer="synthesizer-0", sequence=2)
+    assert worker.step() == 0
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(
+        "synthesizer-0: insert 2 was answered as a repeated one, its 16 samples are not counted"
+    )
+    assert worker.status().samples == 16
+    assert worker.step() == 16
+
+
+def test_a_round_that_leaves_the_numbers_is_an_error_and_inserts_nothing(
+    config: SynthesizerFile, replay: FaultyReplay
+) -> None:
+    worker = synthesizer_of(config, replay)
+    worker.step()
+    next(worker.context.teacher.model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="the generator cannot recover"):
+        worker.step()
+    assert replay.held_permits == set()
+    assert len(replay.deliveries) == 1
 
 
 def test_a_long_absence_ends_in_an_error_and_the_permit_lapses(

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
+from tiny_teachers import plain_cnn
 
 from buffer.errors import ConfigError, ModelError
 from buffer.models import NormalizedModel, build
 from buffer.version import Version
 from synthesizer.config import SynthesizerFile
 from synthesizer.inverter import Inverter, build_method, judge, validate
-from synthesizer.methods import Context
+from synthesizer.methods import Context, Requirements
 
 Configure = Callable[..., SynthesizerFile]
 BORN = Version(2, 30)
@@ -92,11 +94,12 @@ def test_the_share_of_probes_is_kept_over_the_rounds(
     share: float, per_round: list[int], inverter: Inverter
 ) -> None:
     inverter.probe_share = share
-    counts = [
-        sum(sample.split == "probe" for sample in inverter.round(born=BORN).samples)
-        for _ in per_round
-    ]
-    assert counts == per_round
+    counts, expected = [], []
+    for _ in per_round:
+        expected.append(16 - inverter.expected_training(16))
+        samples = inverter.round(born=BORN).samples
+        counts.append(sum(sample.split == "probe" for sample in samples))
+    assert counts == expected == per_round
 
 
 def test_probes_are_chosen_anywhere_in_the_batch(inverter: Inverter) -> None:
@@ -170,17 +173,17 @@ def test_impossible_configurations_are_refused(
 class Picky:
     """A method from outside that works with little."""
 
+    needs = Requirements(
+        selectors=frozenset({"uniform"}),
+        label_modes=frozenset({"argmax"}),
+        needs_batchnorm=True,
+        refused=("synthesizer.batch_size (16): too few for this method",),
+    )
+
     def __init__(self, config: SynthesizerFile) -> None: ...
 
-    def requirements(self, config: SynthesizerFile) -> Any:
-        from synthesizer.methods import Requirements
-
-        return Requirements(
-            selectors=frozenset({"uniform"}),
-            label_modes=frozenset({"argmax"}),
-            needs_batchnorm=False,
-            refused=("synthesizer.batch_size (16): too few for this method",),
-        )
+    def requirements(self, config: SynthesizerFile) -> Requirements:
+        return self.needs
 
 
 @pytest.fixture
@@ -204,6 +207,21 @@ def test_all_requirements_of_a_method_are_checked_at_once(picky: Configure) -> N
         "synthesizer.label_mode (target): tiny_teachers:Picky works with argmax only",
         "synthesizer.batch_size (16): too few for this method",
     ]
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Requirements)])
+def test_each_requirement_alone_is_enough_to_be_refused(
+    field: str, picky: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = picky()
+    violated = getattr(Picky.needs, field)
+    monkeypatch.setattr(Picky, "needs", Requirements(needs_batchnorm=False))
+    teacher = NormalizedModel(plain_cnn(), (0.5,) * 3, (0.25,) * 3)
+    validate(config, teacher)
+    monkeypatch.setattr(Picky, "needs", replace(Picky.needs, **{field: violated}))
+    with pytest.raises(ConfigError, match=r"Picky works with|too few|has no BatchNorm") as refused:
+        validate(config, teacher)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_settings_a_foreign_method_does_not_take_are_refused(picky: Configure) -> None:

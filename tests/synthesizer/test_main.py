@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from buffer.errors import ConfigError
-from synthesizer.__main__ import main, required_cluster, required_url
+from synthesizer.__main__ import main, required_cluster, required_url, with_files
 from synthesizer.config import SynthesizerFile
 
 
@@ -79,6 +79,24 @@ def test_settings_are_checked_against_the_teacher_before_ray_starts(
     arguments = [part for setting in (url, cluster, steps) for part in ("--set", setting)]
     assert main(["--config", str(file), *arguments]) == 2
     assert "inner_steps (7) has no published learning rates" in capsys.readouterr().err
+
+
+def test_file_names_are_made_absolute_for_actors_in_other_folders(
+    configure: Callable[..., SynthesizerFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = with_files(configure(teacher={"weights": "teacher.pt"}))
+    assert found.teacher.weights == str(tmp_path / "teacher.pt")
+
+
+def test_weights_that_are_a_function_are_refused(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(file), "--set", "teacher.weights=recipes:train"]) == 2
+    assert (
+        "teacher.weights (recipes:train) is a function that makes a teacher, which only the "
+        "pipeline calls: each synthesizer would invert another one"
+    ) in capsys.readouterr().err
 
 
 def test_a_missing_file_ends_it_with_a_message(

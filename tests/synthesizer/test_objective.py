@@ -81,6 +81,19 @@ def test_the_adversarial_term_compares_with_the_student_not_with_the_teacher(
     assert nothing.item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_without_an_adversarial_weight_the_student_is_not_asked(
+    images: Tensor, table: SynthesizerTable, fighting: Context
+) -> None:
+    asked: list[None] = []
+    assert fighting.student is not None
+    fighting.student.register_forward_hook(lambda *_: asked.append(None))
+    for weight, times in ((0.0, 0), (1e-3, 1)):
+        context = replace(fighting, params=SamplingParams(adversarial_weight=weight))
+        found = objective(images, LABELS, context, table)
+        assert len(asked) == times
+        assert ("adversarial" in found.parts) == (times == 1)
+
+
 def test_a_larger_adversarial_weight_acts_at_once_and_is_subtracted(
     images: Tensor, table: SynthesizerTable, fighting: Context
 ) -> None:

@@ -58,10 +58,11 @@ def url() -> Iterator[str]:
         yield server.url
 
 
-def command(file: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
+def command(file: Path, url: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
     address = ray.get_runtime_context().gcs_address
     return subprocess.Popen(
         [sys.executable, "-m", "synthesizer", "--config", str(file), *arguments],
+        cwd=folder,
         env={**os.environ, "SSDKD_REDIS_URL": url, "RAY_ADDRESS": address},
         stderr=subprocess.PIPE,
         text=True,
@@ -108,10 +109,14 @@ def test_the_command_runs_until_it_is_interrupted_or_fails(
     tables: dict[str, Any], url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({**tables, "run": {**tables["run"], "name": "command"}}))
+    weights = Path(tables["teacher"]["weights"])
+    tables["run"]["name"] = "command"
+    # Relative to the command's folder, which is not the actors'.
+    tables["teacher"]["weights"] = weights.name
+    file.write_text(yaml.safe_dump(tables))
     config = parse(SynthesizerFile, tables)
     replay = ReplayBuffer(config.buffer, url=url, run="command")
-    with command(file, url) as process:
+    with command(file, url, folder=weights.parent) as process:
         deadline = time.monotonic() + 60.0
         while replay.info().inserted == 0 and process.poll() is None:
             assert time.monotonic() < deadline
@@ -121,7 +126,7 @@ def test_the_command_runs_until_it_is_interrupted_or_fails(
     assert process.returncode == 0, errors
     assert replay.info().inserted > 0
     replay.close()
-    with command(file, url, "--set", "buffer.capacity=32") as process:
+    with command(file, url, "--set", "buffer.capacity=32", folder=weights.parent) as process:
         _, errors = process.communicate(timeout=60.0)
     assert process.returncode == 1
     assert "a synthesizer failed" in errors

@@ -4,10 +4,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from buffer.config import BufferTable
-from buffer.controller.arms import STABLE_PRODUCT, Arm, choose, configured, in_force
+from buffer.controller.arms import STABLE_PRODUCT, Arm, choose, in_force
 from buffer.controller.config import FixedSettings, LearnedSettings, RandomSettings
 from buffer.errors import ConfigError
-from buffer.params import SamplingParams
+from buffer.params import SamplingParams, start_params
 from buffer.version import Version
 
 START = SamplingParams()
@@ -149,16 +149,27 @@ def test_an_arm_without_effect_on_a_uniform_selector_is_refused() -> None:
         choose(settings, START, uniform=True)
 
 
-def test_start_values_of_the_draw_are_those_of_the_buffer_table() -> None:
-    table = BufferTable(priority_exponent=0.9, samples_per_insert=3.0)
-    rest = SamplingParams(priority_exponent=0.1, adversarial_weight=7.0)
-    start = configured(table, rest)
-    assert (start.priority_exponent, start.samples_per_insert) == (0.9, 3.0)
-    assert start.adversarial_weight == 7.0
+def test_the_first_arm_has_the_values_of_the_buffer_table() -> None:
+    values = {
+        "priority_exponent": 0.9,
+        "importance_exponent": 0.3,
+        "uniform_share": 0.1,
+        "label_balance": 0.2,
+        "age_discount": 0.05,
+        "samples_per_insert": 3.0,
+        "difficulty_exponent": 2.0,
+        "adversarial_weight": 7.0,
+    }
+    start = start_params(BufferTable(**values))
+    first = choose(LearnedSettings(), start, uniform=False)[0].applied(start, Version(1, 1))
+    assert first.model_dump() == {**values, "version": Version(1, 1)}
 
 
 def test_a_uniform_selector_starts_with_uniform_draws() -> None:
-    assert configured(BufferTable(selector="uniform"), START).uniform_share == 1.0
+    start = start_params(BufferTable(selector="uniform", uniform_share=0.1))
+    first, *others = choose(RandomSettings(), start, uniform=True)
+    assert first.applied(start, Version(1, 1)).uniform_share == 1.0
+    assert [arm.applied(start, Version(1, 1)).uniform_share for arm in others] == [1.0, 1.0]
 
 
 def test_the_arm_in_force_is_recognised_by_its_values() -> None:

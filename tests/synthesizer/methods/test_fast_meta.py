@@ -10,10 +10,11 @@ import torch
 from tiny_teachers import coloured_images
 from torch import Tensor
 
-from buffer.errors import ConfigError
+from buffer.errors import ConfigError, Diverged
 from buffer.models import NormalizedModel, build
 from buffer.params import SamplingParams
 from synthesizer.config import SynthesizerFile
+from synthesizer.inverter import judge
 from synthesizer.methods import Context
 from synthesizer.methods.fast_meta import FastMeta
 from synthesizer.terms import batchnorm_moments
@@ -88,9 +89,41 @@ def test_the_adversarial_weight_raises_the_disagreement(
         params = SamplingParams(adversarial_weight=weight)
         fighting = replace(context, student=student, filled_once=True, params=params)
         method = prepared(config, fighting)
-        losses = [method.round(fighting).losses["adversarial"] for _ in range(15)]
-        disagreements.append(losses[-1])
+        batches = [method.round(fighting) for _ in range(15)]
+        disagreements.append(judge(batches[-1].images, fighting).disagreements.mean())
     assert disagreements[1] > 1.5 * disagreements[0]
+
+
+def test_a_dead_generator_is_reported_and_leaves_no_trace(
+    config: SynthesizerFile, context: Context
+) -> None:
+    method = prepared(config, context)
+    method.round(context)
+    with torch.no_grad():
+        next(method.shared.parameters()).fill_(float("nan"))
+    before, averages = copy.deepcopy(method.state_dict()), method.averages
+    with pytest.raises(
+        Diverged, match=r"the loss of inner step 1 is not finite \(total nan, bn nan"
+    ):
+        method.round(context)
+    assert method.averages is averages
+    for ours, theirs in zip(weights(method), before["generator"].values(), strict=True):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+    steps = [entry["step"] for entry in method.optimizer.state.values()]
+    assert set(map(float, steps)) == {1.0}
+
+
+def test_a_clone_that_leaves_the_numbers_does_not_take_the_shared_generator_along(
+    config: SynthesizerFile, context: Context
+) -> None:
+    method = prepared(config, context, generator_lr=1e38)
+    before = weights(method)
+    message = r"generator_lr \(1e\+38\): the loss of inner step 2 is not finite .* cannot recover"
+    with pytest.raises(Diverged, match=message):
+        method.round(context)
+    assert method.averages is None
+    for ours, theirs in zip(weights(method), before, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_first_layers_start_anew_once_so_many_rounds_after_the_buffer_filled(

