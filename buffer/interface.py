@@ -221,7 +221,10 @@ class Replay(Protocol):
         ...
 
     def reset(self) -> None:
-        """Empties everything and starts a new incarnation: old identities never come back."""
+        """Empties everything and starts a new incarnation: old identities never come back.
+
+        Attempts go on counting, so that what a straggler of an earlier job publishes is older.
+        """
         ...
 
     def close(self) -> None:

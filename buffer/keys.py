@@ -21,7 +21,7 @@ seen                hash    producer -> its newest insert: uint32 epoch, sequenc
 epochs              hash    producer -> epoch of the newest process that inserts under this name
 permits             hash    producer -> uint32 samples, float64 deadline (server time, seconds)
 schema              hash    ``image`` or a target's name -> dtype and shape of all stored ones
-attempts            hash    role -> its newest attempt
+attempts            hash    role -> its newest attempt; outlives a reset
 progress            string  JSON of ``buffer.progress.StudentProgress``
 progress:version    string  ``<attempt>.<step>`` of it
 student             string  the student snapshot, see ``buffer.snapshots``

@@ -53,7 +53,6 @@ class _State:
     limiter: Limiter
     schema: dict[str, str] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
-    attempts: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     progress: StudentProgress | None = None
     student: tuple[Version, bytes] = (NEVER, b"")
@@ -82,6 +81,7 @@ class InMemoryReplayBuffer:
         self._random = random.Random(seed)
         self._clock = clock
         self._lock = threading.RLock()
+        self._attempts: Counter[str] = Counter()
         self._state = self._empty()
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
@@ -216,8 +216,8 @@ class InMemoryReplayBuffer:
             newest = max(state.progress.version if state.progress else NEVER, state.student[0])
             published = {"distiller": newest, "controller": state.params.version}
             floor = published.get(role, NEVER).attempt
-            state.attempts[role] = max(state.attempts[role], floor) + 1
-            return state.attempts[role]
+            self._attempts[role] = max(self._attempts[role], floor) + 1
+            return self._attempts[role]
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`."""

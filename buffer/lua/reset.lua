@@ -1,7 +1,7 @@
--- Empties the buffer and gives it a new incarnation. Payloads and producers' epochs stay: the
--- former are named by the old incarnation, and an old epoch must not come back.
+-- Empties the buffer and gives it a new incarnation. Payloads, producers' epochs and attempts stay:
+-- the former are named by the old incarnation, and old epochs and attempts must not come back.
 --
--- KEYS     as in prelude.lua, and more: all are deleted
+-- KEYS     as in prelude.lua, and more: all but the attempts are deleted
 -- ARGV[1]  the new incarnation
 -- ARGV[2]  JSON object of strings: fields of `meta`
 -- ARGV[3]  JSON object of strings: fields of `params`
@@ -13,6 +13,10 @@ end
 for _, cell in ipairs(redis.call('HKEYS', INDEX)) do
   redis.call('DEL', CELL .. cell)
 end
-redis.call('UNLINK', unpack(KEYS))
+for _, key in ipairs(KEYS) do
+  if key ~= ATTEMPTS then
+    redis.call('UNLINK', key)
+  end
+end
 create(ARGV[1], cjson.decode(ARGV[2]), cjson.decode(ARGV[3]))
 return 1

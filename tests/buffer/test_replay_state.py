@@ -176,14 +176,16 @@ def test_a_student_older_than_the_one_known_was_published_since_the_server_lost_
     assert replay.fetch_student(newer_than=Version(3, 900)) == (Version(1, 10), b"weights")
 
 
-def test_a_reset_buffer_is_as_new(make_replay: Make, make_samples: Samples) -> None:
+def test_a_reset_buffer_is_as_new_but_counts_attempts_on(
+    make_replay: Make, make_samples: Samples
+) -> None:
     replay = make_replay(SamplingParams(uniform_share=0.1), capacity=4, probe_capacity=2)
     replay.insert(make_samples(4) + make_samples(1, split="probe"), producer="a", sequence=7)
     replay.sample(3)
     replay.set_params(SamplingParams(version=Version(1, 1)))
     replay.publish_progress(StudentProgress())
     replay.publish_student(b"w", version=Version(1, 1))
-    replay.begin_attempt("distiller")
+    attempt = replay.begin_attempt("distiller")
     replay.reset()
     info = replay.info()
     assert (info.size, info.probe_size, info.inserted, info.sampled) == (0, 0, 0, 0)
@@ -191,7 +193,7 @@ def test_a_reset_buffer_is_as_new(make_replay: Make, make_samples: Samples) -> N
     assert replay.params() == SamplingParams(uniform_share=0.1)
     assert replay.progress() is None
     assert replay.fetch_student(newer_than=NEVER) is None
-    assert replay.begin_attempt("distiller") == 1
+    assert replay.begin_attempt("distiller") == attempt + 1
     assert len(replay.probe(1).images) == 0
     with pytest.raises(RateLimited, match="too few samples"):
         replay.sample(1)
