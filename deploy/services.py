@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import ray
 import torch
@@ -31,6 +31,42 @@ from deploy.supervisor import Supervisor, Totals
 from deploy.validate import cpu_shares, machine_cpus
 from distiller.service import fit
 from synthesizer.service import start as start_synthesizer
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Interrupt:
+    """Notes SIGINT and SIGTERM while it is open, instead of dying of them."""
+
+    def __init__(self) -> None:
+        self._noted = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._in_main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Takes the signals; once more after Ray has started, which takes them for itself."""
+        if self._in_main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def is_set(self) -> bool:
+        """A signal came."""
+        return self._noted.is_set()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted.set()
+
+    @staticmethod
+    def _in_main_thread() -> bool:
+        return threading.current_thread() is threading.main_thread()
 
 
 class _Outcome:
@@ -63,15 +99,16 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
     report.clear(out)
     report.write_config(config, out)
     with ExitStack() as stack:
-        interrupted = stack.enter_context(_signals_noted())
+        interrupt = stack.enter_context(_Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
         replay = ReplayBuffer(config.buffer, url=url, run=config.run.name)
         stack.callback(replay.close)
         replay.reset()  # the run's clock starts
         stack.enter_context(cluster(config))
+        interrupt.listen()
         outcome = _Outcome()
         try:
-            _train(config, url, replay, out, console, outcome, interrupted)
+            _train(config, url, replay, out, console, outcome, interrupt)
         finally:
             result = _save(config, replay, outcome, out)
     return result
@@ -123,7 +160,7 @@ def _train(
     out: Path,
     console: Console,
     outcome: _Outcome,
-    interrupted: threading.Event,
+    interrupt: _Interrupt,
 ) -> None:
     """Starts the services, waits for the student, stops the services."""
     cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
@@ -141,7 +178,7 @@ def _train(
     try:
         with Display(replay, config.buffer.minimum, console):
             outcome.metrics = _wait(
-                lambda: fit(config, url=url, out=out, cpus=worker_cpus), supervisor, interrupted
+                lambda: fit(config, url=url, out=out, cpus=worker_cpus), supervisor, interrupt
             )
     finally:
         supervisor.stop()
@@ -160,7 +197,7 @@ def _end(controller: Any) -> None:
 def _wait(
     training: Callable[[], Mapping[str, Any]],
     supervisor: Supervisor,
-    interrupted: threading.Event,
+    interrupt: _Interrupt,
 ) -> Mapping[str, Any]:
     """Runs the training in a thread, so that signals and dead synthesizers are noticed here.
 
@@ -178,32 +215,13 @@ def _wait(
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
-        if interrupted.is_set():
+        if interrupt.is_set():
             raise Interrupted("the run was interrupted; what there was by then is saved")
         if (failure := supervisor.failure()) is not None:
             raise SsdkdError(f"no synthesizer can be kept running: {failure}")
     if isinstance(ended[0], BaseException):
         raise ended[0]
     return ended[0]
-
-
-@contextmanager
-def _signals_noted() -> Iterator[threading.Event]:
-    """Turns SIGINT and SIGTERM into an event while it lasts."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        event.set()
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def _save(

@@ -70,7 +70,8 @@ class Run:
     def journal(self) -> list[dict[str, Any]]:
         """The distiller's reports so far."""
         path = self.out / "metrics.jsonl"
-        return [json.loads(line) for line in path.open()] if path.exists() else []
+        whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def reached(self, step: int) -> Callable[[], bool]:
         """Whether the student has made so many steps."""
