@@ -199,8 +199,8 @@ def from_bytes(data: bytes) -> StateDict:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The autocast type for a ``run.precision``; ``None`` computes in float32.
 
-    Why ``auto`` takes bfloat16 where the hardware computes in it: two to three times faster than
-    float32 on CPUs with AVX-512 BF16 or AMX, at the same accuracy.
+    Why ``auto`` takes bfloat16 where the hardware computes in it: 1.7 times faster than float32 on
+    a CPU with AVX-512 BF16, for training and for inversion (``tests/benchmarks/precision.py``).
     """
     if precision == "float32":
         return None
