@@ -63,7 +63,7 @@ def _fit(config: DistillerFile, *, resume: bool) -> dict[str, object]:
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS", "auto")
     ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
     try:
-        out = Path(config.run.out.format(name=config.run.name)).resolve()
+        out = config.run.folder.resolve()
         cpus = config.distiller.cpus or 1.0
         return dict(fit(config, url=url, out=out, cpus=cpus, resume=resume))
     finally:

@@ -72,7 +72,7 @@ def _run(config: ControllerFile, url: str) -> None:
     from buffer.controller.service import validate
 
     validate(config)
-    journal = Path(config.run.out.format(name=config.run.name)).resolve() / "controller.jsonl"
+    journal = config.run.folder.resolve() / "controller.jsonl"
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
     if address is None:
         _run_here(config, url, journal)

@@ -80,8 +80,8 @@ def _initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight)
 
 
-def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
-    """A CIFAR ResNet of ``depth`` = 6n + 2 layers, n blocks a stage.
+def blocks_per_stage(depth: int) -> int:
+    """N of a network of ``depth`` = 6n + 2 layers.
 
     Raises:
         ValueError: no n >= 1 gives that depth.
@@ -91,7 +91,16 @@ def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> Cif
             f"depth ({depth}) is not 6n + 2 with n >= 1: three stages of n blocks of two layers "
             "and two layers around them cannot add up to it"
         )
-    return CifarResNet((depth - 2) // 6, num_classes, in_channels)
+    return (depth - 2) // 6
+
+
+def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+    """A CIFAR ResNet of ``depth`` = 6n + 2 layers, n blocks a stage.
+
+    Raises:
+        ValueError: no n >= 1 gives that depth.
+    """
+    return CifarResNet(blocks_per_stage(depth), num_classes, in_channels)
 
 
 def resnet20(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distiller.networks.cifar_resnet import blocks_per_stage
+
 STEM = 64
 WIDTHS = (16, 32, 64)
 POOL = 4
@@ -74,12 +76,7 @@ def resnet_small(depth: int, num_classes: int = 100, in_channels: int = 3) -> Re
     Raises:
         ValueError: no n >= 1 gives that depth.
     """
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(
-            f"depth ({depth}) is not 6n + 2 with n >= 1: three stages of n blocks of two layers "
-            "and two layers around them cannot add up to it"
-        )
-    return ResNetSmall((depth - 2) // 6, num_classes, in_channels)
+    return ResNetSmall(blocks_per_stage(depth), num_classes, in_channels)
 
 
 def resnet20s(num_classes: int = 100, in_channels: int = 3) -> ResNetSmall:
