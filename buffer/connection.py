@@ -72,6 +72,11 @@ class Connection:
             self.close()
             raise
 
+    @property
+    def where(self) -> str:
+        """The server, as it may be shown."""
+        return self._where
+
     def script(self, source: str) -> Callable[[Sequence[str], Sequence[Any]], Any]:
         """A function of KEYS and ARGV that runs a Lua script, loading it when needed."""
         script: Script = self._client.register_script(source)

@@ -26,6 +26,7 @@ progress            string  JSON of ``buffer.progress.StudentProgress``
 progress:version    string  ``<attempt>.<step>`` of it
 student             string  the student snapshot, see ``buffer.snapshots``
 student:version     string  ``<attempt>.<step>`` of it
+owner               string  token of the pipeline that is the run; expires, see ``buffer.lease``
 ==================  ======  ========================================================================
 
 A cell is the number ``label << 16 | level << 8 | cohort``: predicted class below 65536, priority
@@ -67,6 +68,16 @@ class Keys:
             *("progress", "progress:version", "student", "student:version"),
         )
         return [self._key(name) for name in names]
+
+    @property
+    def meta(self) -> str:
+        """Limits, protocol and incarnation."""
+        return self._key("meta")
+
+    @property
+    def owner(self) -> str:
+        """Who is the run of this name."""
+        return self._key("owner")
 
     @property
     def params(self) -> str:

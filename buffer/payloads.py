@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from buffer.batches import schema_of
 from buffer.codec import Content, decode, seal
 from buffer.connection import MOST_KEYS, Connection
-from buffer.errors import SchemaError
-from buffer.keys import Keys
+from buffer.errors import ProtocolMismatch, SchemaError
+from buffer.keys import PROTOCOL, Keys
 from buffer.sample import Identity, Sample
 
 
@@ -45,8 +45,20 @@ class Payloads:
             for (stored, sample), name in zip(found, names, strict=True)
         ]
 
-    def delete(self, slots: int) -> None:
-        """Deletes the payloads of all slots."""
+    def delete(self) -> None:
+        """Deletes the payloads of all slots that the stored buffer has, whatever its limits.
+
+        Raises:
+            ProtocolMismatch: another protocol keeps them elsewhere.
+        """
+        stored = self._connection.fields(self._keys.meta)
+        protocol = stored.get("protocol", str(PROTOCOL))
+        if protocol != str(PROTOCOL):
+            raise ProtocolMismatch(
+                f"the server holds a buffer of this name with protocol {protocol}, this client has "
+                f"{PROTOCOL} and does not know what to delete there. Use another run.name"
+            )
+        slots = int(stored.get("capacity", 0)) + int(stored.get("probe_capacity", 0))
         for start in range(0, slots, MOST_KEYS):
             chunk = range(start, min(start + MOST_KEYS, slots))
             self._connection.delete(self._keys.payloads(chunk))

@@ -75,11 +75,13 @@ class ReplayBuffer:
         params: the sampling parameters of a buffer that is new or reset; default: the table's.
         shard: number of the server, noted in identities.
         seed: of draws that bring none of their own.
+        fresh: whether to begin with an empty buffer, whatever an earlier run of this name left.
 
     Raises:
         BufferUnavailable: the server cannot be reached, or refuses us.
         ConfigError: the server is set to drop keys when memory runs out.
-        ProtocolMismatch: the server holds a buffer of this name with other limits.
+        ProtocolMismatch: the server holds a buffer of this name with other limits (and ``fresh`` is
+            false), or of another protocol.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class ReplayBuffer:
         params: SamplingParams | None = None,
         shard: int = 0,
         seed: int | None = None,
+        fresh: bool = False,
     ) -> None:
         self._table = table
         self._shard = shard
@@ -108,6 +111,10 @@ class ReplayBuffer:
                 params or start_params(table),
                 lambda: secrets.randbits(32),
             )
+            if fresh:
+                self.reset()
+            else:
+                self._scripts.init()
         except BaseException:
             self._connection.close()
             raise
@@ -254,7 +261,7 @@ class ReplayBuffer:
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`; back to this client's start parameters."""
         # Payloads first: once the new incarnation has begun they could be somebody's.
-        self._payloads.delete(self._table.capacity + self._table.probe_capacity)
+        self._payloads.delete()
         self._scripts.reset()
 
     def close(self) -> None:

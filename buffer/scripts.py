@@ -129,9 +129,6 @@ class Scripts:
         limits: which the shard must have.
         params: it starts with, if it is new.
         incarnation: draws the incarnation of a new buffer.
-
-    Raises:
-        ProtocolMismatch: the server holds a buffer with other limits.
     """
 
     def __init__(
@@ -147,10 +144,13 @@ class Scripts:
         self._limits = limits
         self._params = params
         self._incarnation = incarnation
-        self.init()
 
     def init(self) -> None:
-        """Creates the buffer, or checks the one that is there."""
+        """Creates the buffer, or checks the one that is there.
+
+        Raises:
+            ProtocolMismatch: the server holds a buffer with other limits.
+        """
         wanted = self._limits.fields()
         found = self._run["init"](self._keys, (*self._creation(), json.dumps(wanted)))
         if not found:

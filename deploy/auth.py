@@ -1,16 +1,11 @@
-"""Which Ray cluster a run uses, and the lock of a private one. Imported before ray is."""
+"""The lock of a private Ray cluster. Imported before ray is."""
 
 from __future__ import annotations
 
 import os
 import secrets
 
-from buffer.config import RunTable
-
-
-def cluster_address(run: RunTable) -> str | None:
-    """The existing cluster to use; ``None`` starts a private one on this machine."""
-    return run.ray_address or os.environ.get("RAY_ADDRESS")
+from buffer.config import RunTable, cluster_address
 
 
 def lock_private_cluster(run: RunTable) -> None:

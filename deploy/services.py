@@ -15,16 +15,16 @@ import ray
 import torch
 from rich.console import Console
 
-from buffer.config import redis_url
+from buffer.config import cluster_address, redis_url
 from buffer.controller.service import start as start_controller
 from buffer.errors import ConfigError, Interrupted, SsdkdError
+from buffer.lease import RunLease
 from buffer.models import build, from_bytes
 from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
 from buffer.version import NEVER, Version
 from deploy import report
-from deploy.auth import cluster_address
 from deploy.config import PipelineConfig
 from deploy.display import Display
 from deploy.supervisor import Supervisor, Totals
@@ -96,14 +96,14 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
         Interrupted: a signal ended the run; what there is was saved.
         SsdkdError: a service could not be started or kept running; likewise.
     """
-    report.clear(out)
-    report.write_config(config, out)
     with ExitStack() as stack:
         interrupt = stack.enter_context(_Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
-        replay = ReplayBuffer(config.buffer, url=url, run=config.run.name)
+        stack.enter_context(RunLease(url, config.run.name))
+        report.clear(out)
+        report.write_config(config, out)
+        replay = ReplayBuffer(config.buffer, url=url, run=config.run.name, fresh=True)
         stack.callback(replay.close)
-        replay.reset()  # the run's clock starts
         stack.enter_context(cluster(config))
         interrupt.listen()
         outcome = _Outcome()

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from buffer.config import IMPORT_STRING, ModelSpec, redis_url
+from buffer.config import IMPORT_STRING, ModelSpec, cluster_address, redis_url
 from buffer.controller.service import validate as validate_controller
 from buffer.errors import ConfigError, ModelError
 from buffer.models import NormalizedModel, build, check_outputs, resolve
 from buffer.server import find_binary
-from deploy.auth import cluster_address
 from deploy.config import PipelineConfig
 from distiller.service import validate as validate_distiller
 from synthesizer.inverter import validate as validate_synthesizer

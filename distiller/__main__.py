@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from buffer.config import absolute_paths, redis_url
-from buffer.errors import ConfigError, SsdkdError
+from buffer.config import absolute_paths, needed_cluster_address, needed_redis_url
+from buffer.errors import SsdkdError
 from buffer.parsing import override, parse, read_raw
 from distiller.config import DistillerFile
 
@@ -46,12 +45,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit(config: DistillerFile, *, resume: bool) -> dict[str, object]:
-    url = redis_url(config.buffer)
-    if url is None:
-        raise ConfigError(
-            "buffer.url (None): a distiller on its own needs a running Redis server; set it, or "
-            "SSDKD_REDIS_URL"
-        )
+    url = needed_redis_url(config.buffer, "distiller")
+    address = needed_cluster_address(config.run, "distiller")
     from distiller.validate import check_networks, validate
 
     validate(config)
@@ -60,7 +55,6 @@ def _fit(config: DistillerFile, *, resume: bool) -> dict[str, object]:
 
     from distiller.service import fit
 
-    address = config.run.ray_address or os.environ.get("RAY_ADDRESS", "auto")
     ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
     try:
         out = config.run.folder.resolve()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buffer.config import IMPORT_STRING, absolute_paths, redis_url
+from buffer.config import (
+    IMPORT_STRING,
+    absolute_paths,
+    needed_cluster_address,
+    needed_redis_url,
+)
 from buffer.errors import ConfigError, SsdkdError
 from buffer.parsing import override, parse, read_raw
 from synthesizer.config import SynthesizerFile
@@ -31,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         raw = override(read_raw(options.config), options.set)
         config = with_files(parse(SynthesizerFile, raw))
-        url, address = required_url(config), required_cluster(config)
+        url = needed_redis_url(config.buffer, "synthesizer")
+        address = needed_cluster_address(config.run, "synthesizer")
         logging.basicConfig(level=config.run.log_level.upper())
         _run(config, url, address)
     except SsdkdError as error:
@@ -53,38 +58,6 @@ def with_files(config: SynthesizerFile) -> SynthesizerFile:
             "pipeline calls: each synthesizer would invert another one; give the file that it wrote"
         )
     return absolute_paths(config)
-
-
-def required_url(config: SynthesizerFile) -> str:
-    """The URL of the running Redis.
-
-    Raises:
-        ConfigError: none is configured.
-    """
-    url = redis_url(config.buffer)
-    if url is None:
-        raise ConfigError(
-            "buffer.url (None): a synthesizer on its own inserts into a Redis that runs already; "
-            "set buffer.url or SSDKD_REDIS_URL, or use `ssdkd run`, which starts one"
-        )
-    return url
-
-
-def required_cluster(config: SynthesizerFile) -> str:
-    """The address of the running Ray cluster.
-
-    Why none is looked for: the first one found could be the private cluster of another run.
-
-    Raises:
-        ConfigError: none is configured.
-    """
-    address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        raise ConfigError(
-            "run.ray_address (None): synthesizers on their own need a Ray cluster that runs "
-            "already; set run.ray_address or RAY_ADDRESS, or use `ssdkd run`, which starts one"
-        )
-    return address
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buffer.config import redis_url
+from buffer.config import cluster_address, needed_redis_url
 from buffer.controller.config import ControllerFile
 from buffer.errors import ConfigError, SsdkdError
 from buffer.parsing import override, parse, read_raw
@@ -32,30 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = parse(ControllerFile, override(read_raw(options.config), options.set))
-        url = required_url(config)
+        if config.controller.policy == "off":
+            raise ConfigError("controller.policy (off): there is nothing to run")
+        url = needed_redis_url(config.buffer, "controller")
         logging.basicConfig(level=config.run.log_level.upper())
         _run(config, url)
     except SsdkdError as error:
         print(f"controller: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
-
-
-def required_url(config: ControllerFile) -> str:
-    """The URL of the running Redis.
-
-    Raises:
-        ConfigError: none is configured, or there is nothing to run.
-    """
-    if config.controller.policy == "off":
-        raise ConfigError("controller.policy (off): there is nothing to run")
-    url = redis_url(config.buffer)
-    if url is None:
-        raise ConfigError(
-            "buffer.url (None): a controller on its own needs a running Redis; set it or "
-            "SSDKD_REDIS_URL, or use `ssdkd run`, which starts one"
-        )
-    return url
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +57,7 @@ def _run(config: ControllerFile, url: str) -> None:
 
     validate(config)
     journal = config.run.folder.resolve() / "controller.jsonl"
-    address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(config.run)
     if address is None:
         _run_here(config, url, journal)
     else:

@@ -62,7 +62,9 @@ def connection(server: RedisServer) -> Iterator[Connection]:
 def make_scripts(connection: Connection, run: str) -> Callable[..., Scripts]:
     def make(limits: Limits = FOUR_SLOTS, incarnation: int = 1, **params: float) -> Scripts:
         given = SamplingParams(**params)
-        return Scripts(connection, Keys(run), limits, given, lambda: incarnation)
+        scripts = Scripts(connection, Keys(run), limits, given, lambda: incarnation)
+        scripts.init()
+        return scripts
 
     return make
 
@@ -72,8 +74,11 @@ def make_redis(server: RedisServer, run: str) -> Iterator[Callable[..., ReplayBu
     """Makes buffers in Redis that share their data."""
     made = []
 
-    def make(params: SamplingParams | None = None, **table: Any) -> ReplayBuffer:
-        replay = ReplayBuffer(BufferTable(**table), url=server.url, run=run, params=params, seed=1)
+    def make(
+        params: SamplingParams | None = None, fresh: bool = False, **table: Any
+    ) -> ReplayBuffer:
+        limits = BufferTable(**table)
+        replay = ReplayBuffer(limits, url=server.url, run=run, params=params, seed=1, fresh=fresh)
         made.append(replay)
         return replay
 

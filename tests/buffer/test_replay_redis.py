@@ -64,6 +64,31 @@ def test_clients_must_agree_on_the_limits(make_redis: Make) -> None:
         make_redis(capacity=4, lease_seconds=11.0)
 
 
+def test_a_fresh_buffer_leaves_nothing_of_an_earlier_one_with_other_limits(
+    make_redis: Make,
+    make_samples: Samples,
+    client: redis.Redis,
+    keys: Callable[[str], str],
+) -> None:
+    earlier = make_redis(capacity=6, probe_capacity=2)
+    earlier.insert(make_samples(6), producer="a", sequence=1)
+    fresh = make_redis(SamplingParams(uniform_share=0.25), fresh=True, capacity=3, probe_capacity=1)
+    assert (fresh.info().size, fresh.info().inserted, fresh.info().capacity) == (0, 0, 3)
+    assert fresh.params().uniform_share == 0.25
+    assert list(client.scan_iter(keys("x:*").replace("{", "[{]"))) == []
+    assert fresh.insert(make_samples(2), producer="b", sequence=1) == InsertResult(2, False)
+
+
+def test_a_fresh_buffer_does_not_touch_one_of_another_protocol(
+    make_redis: Make, client: redis.Redis, keys: Callable[[str], str]
+) -> None:
+    make_redis(capacity=4)
+    client.hset(keys("meta"), "protocol", "999")
+    with pytest.raises(ProtocolMismatch, match="protocol 999, this client has 1"):
+        make_redis(fresh=True, capacity=4)
+    assert client.hget(keys("meta"), "capacity") == b"4"
+
+
 def test_a_restarted_producer_counts_from_the_start_again(
     make_redis: Make, make_samples: Samples, caplog: pytest.LogCaptureFixture
 ) -> None:

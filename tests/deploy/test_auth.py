@@ -5,7 +5,7 @@ import os
 import pytest
 
 from buffer.config import RunTable
-from deploy.auth import cluster_address, lock_private_cluster
+from deploy.auth import lock_private_cluster
 
 RUN = RunTable(seconds=1)
 
@@ -38,11 +38,3 @@ def test_an_existing_cluster_has_its_own_authentication(monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6380")
     lock_private_cluster(RUN)
     assert "RAY_AUTH_MODE" not in os.environ
-
-
-def test_the_configured_address_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cluster_address(RUN) is None
-    monkeypatch.setenv("RAY_ADDRESS", "environment:1")
-    assert cluster_address(RUN) == "environment:1"
-    configured = RunTable(seconds=1, ray_address="configured:1")
-    assert cluster_address(configured) == "configured:1"

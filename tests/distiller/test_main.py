@@ -44,6 +44,13 @@ def test_a_distiller_on_its_own_needs_a_server(config_file, monkeypatch, capsys)
     assert "buffer.url (None): a distiller on its own needs" in capsys.readouterr().err
 
 
+def test_a_distiller_on_its_own_does_not_guess_its_cluster(config_file, monkeypatch, capsys):
+    monkeypatch.setenv("SSDKD_REDIS_URL", "redis://nowhere.invalid:1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(["--config", str(config_file)]) == 2
+    assert "run.ray_address (None): a distiller on its own needs" in capsys.readouterr().err
+
+
 def test_an_impossible_setting_is_one_line_and_no_traceback(config_file, capsys):
     assert main(["--config", str(config_file), "--set", "distiller.momentum=1.5"]) == 2
     error = capsys.readouterr().err

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from buffer.errors import ConfigError
-from synthesizer.__main__ import main, required_cluster, required_url, with_files
+from synthesizer.__main__ import main, with_files
 from synthesizer.config import SynthesizerFile
 
 
@@ -40,19 +39,9 @@ def test_without_a_redis_url_it_says_what_to_set(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(file)]) == 2
-    assert "buffer.url (None): a synthesizer on its own inserts into a Redis" in (
+    assert "buffer.url (None): a synthesizer on its own needs a Redis" in (
         capsys.readouterr().err
     )
-
-
-def test_the_environments_url_wins(
-    config: SynthesizerFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SSDKD_REDIS_URL", raising=False)
-    with pytest.raises(ConfigError, match=r"set buffer.url or SSDKD_REDIS_URL"):
-        required_url(config)
-    monkeypatch.setenv("SSDKD_REDIS_URL", "redis://elsewhere:1234/0")
-    assert required_url(config) == "redis://elsewhere:1234/0"
 
 
 @pytest.mark.parametrize(
@@ -111,18 +100,6 @@ def test_without_a_ray_cluster_it_says_what_to_set(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(["--config", str(file), "--set", "buffer.url=redis://nowhere.invalid:1"]) == 2
-    assert "run.ray_address (None): synthesizers on their own need a Ray cluster" in (
+    assert "run.ray_address (None): a synthesizer on its own needs a Ray cluster" in (
         capsys.readouterr().err
     )
-
-
-def test_the_configured_cluster_wins_over_the_environment(
-    configure: Callable[..., SynthesizerFile], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6380")
-    assert required_cluster(configure()) == "10.0.0.1:6380"
-    named = configure(run={"ray_address": "10.0.0.2:6380"})
-    assert required_cluster(named) == "10.0.0.2:6380"
-    monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(ConfigError, match=r"set run.ray_address or RAY_ADDRESS"):
-        required_cluster(configure())

@@ -112,7 +112,7 @@ def test_it_decides_as_an_actor_of_a_cluster_that_is_named(
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
-        ([], "buffer.url (None): a controller on its own needs a running Redis"),
+        ([], "buffer.url (None): a controller on its own needs a Redis server"),
         (["controller.policy=off"], "controller.policy (off): there is nothing to run"),
         (["controller.policy=clever"], "controller.policy ('clever')"),
         (["buffer.url=redis://localhost", "buffer.probe_capacity=0"], "without probe samples"),

@@ -1,0 +1,96 @@
+"""One pipeline a run: the name of a run is held by whoever is that run, as long as it lives."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from types import TracebackType
+from typing import Self
+
+from buffer.connection import Connection
+from buffer.errors import BufferUnavailable, ConfigError
+from buffer.keys import Keys
+
+logger = logging.getLogger(__name__)
+
+HELD_SECONDS = 15.0
+"""A name is free again so long after its pipeline was killed."""
+_HOLD = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return 0
+"""
+
+
+class RunLease:
+    """Holds the name of a run on a Redis server while it is open; renewed by a thread.
+
+    Without it a second pipeline of the same name would empty the buffer of the first.
+
+    Args:
+        url: of the Redis server.
+        run: the name.
+
+    Raises:
+        BufferUnavailable: the server cannot be reached, or refuses us.
+        ConfigError: on entering: a run of this name is alive.
+    """
+
+    def __init__(self, url: str, run: str) -> None:
+        self._run = run
+        self._key = [Keys(run).owner]
+        self._token = secrets.token_hex(8)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="run lease", daemon=True)
+        self._connection = Connection(url)
+        self._hold = self._connection.script(_HOLD)
+        self._release = self._connection.script(_RELEASE)
+
+    def __enter__(self) -> Self:
+        try:
+            if not self._held():
+                raise ConfigError(
+                    f"run.name ({self._run}): a run of this name is alive on the Redis server at "
+                    f"{self._connection.where}, and this one would empty its buffer; use another "
+                    f"name, or end that run (the name is free {HELD_SECONDS:g} s after its end)"
+                )
+        except BaseException:
+            self._connection.close()
+            raise
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._release(self._key, [self._token])
+        except BufferUnavailable as failure:  # it expires by itself
+            logger.warning("the name of the run could not be given back: %s", failure)
+        self._connection.close()
+
+    def _held(self) -> bool:
+        return bool(self._hold(self._key, [self._token, int(1000 * HELD_SECONDS)]))
+
+    def _renew(self) -> None:
+        while not self._ended.wait(HELD_SECONDS / 3):
+            try:
+                if not self._held():
+                    logger.error("run.name (%s): another run has taken this name", self._run)
+            except BufferUnavailable as failure:
+                logger.warning("the name of the run could not be renewed: %s", failure)
