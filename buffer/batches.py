@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.columns import Columns
 from buffer.priorities import level_of
 from buffer.sample import IDENTITY_DTYPE, Batch, Sample
 from buffer.version import Version
@@ -68,11 +69,15 @@ def schema_of(samples: Sequence[Sample]) -> dict[str, str]:
     Raises:
         ValueError: two samples differ: they could not be drawn into one batch.
     """
+    forms = {
+        (name, values.dtype, values.shape)
+        for sample in samples
+        for name, values in (("image", sample.image), *sample.targets.items())
+    }
     schema: dict[str, str] = {}
-    for sample in samples:
-        for name, values in {"image": sample.image, **sample.targets}.items():
-            found = f"{values.dtype} {list(values.shape)}"
-            check_schema(name, found, schema.setdefault(name, found))
+    for name, dtype, shape in sorted(forms, key=str):
+        found = f"{dtype} {list(shape)}"
+        check_schema(name, found, schema.setdefault(name, found))
     return schema
 
 
@@ -169,6 +174,25 @@ def assemble(samples: Sequence[Sample], draws: Draws, *, student_step: int) -> B
         weights=draws.weights,
         weight_mean=draws.weight_mean,
         ages=np.maximum(0, student_step - born),
+        params_version=draws.params_version,
+        population=draws.population,
+    )
+
+
+def batch_of(samples: Columns, draws: Draws, *, student_step: int) -> Batch:
+    """The batch of ``samples``, a row for each draw."""
+    headers = samples.headers
+    return Batch(
+        images=samples.images,
+        targets=samples.targets,
+        target_labels=headers["target_label"].astype(np.int64),
+        predicted_classes=headers["predicted_class"].astype(np.int64),
+        confidences=headers["confidence"].astype(np.float32),
+        identities=draws.identities,
+        probabilities=draws.probabilities,
+        weights=draws.weights,
+        weight_mean=draws.weight_mean,
+        ages=np.maximum(0, student_step - headers["step"].astype(np.int64)),
         params_version=draws.params_version,
         population=draws.population,
     )

@@ -2,15 +2,17 @@
 
 ::
 
-    header                       magic, schema version, split, targets, scalars, C H W, lengths
-    identity                     shard, incarnation, slot, generation
-    crc                          CRC32 of everything else
+    header                       :data:`HEADER`: magic, schema version, scalars, lengths, identity
     producer, method             UTF-8
+    per target                   lengths and dtype, name, dimensions
     image                        C*H*W bytes
-    per target                   lengths and dtype, name, dimensions, raw values
+    per target                   raw values
+    crc                          CRC32 of everything else
 
 Why strict: a reader takes these bytes from a server that others write to. Every length is checked
 against what is there, and whatever is left over or missing is an error.
+
+``buffer.columns`` reads and writes many payloads at once.
 """
 
 from __future__ import annotations
@@ -18,74 +20,139 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from buffer.errors import SchemaError
-from buffer.sample import SCHEMA_VERSION, Identity, Sample, Split
+from buffer.sample import IDENTITY_DTYPE, SCHEMA_VERSION, Identity, Sample, Split
 from buffer.version import Version
 
 MAGIC = b"SSDK"
-_HEADER = struct.Struct("<4sHBB iidd III III HH")
-_IDENTITY = struct.Struct("<HIII")
-_CRC = struct.Struct("<I")
+HEADER = np.dtype(
+    [
+        *(("magic", "S4"), ("schema", "<u2"), ("split", "u1"), ("targets", "u1")),
+        *(("predicted_class", "<i4"), ("target_label", "<i4")),
+        *(("confidence", "<f8"), ("disagreement", "<f8")),
+        *(("member", "<u4"), ("attempt", "<u4"), ("step", "<u4")),
+        *(("channels", "<u4"), ("height", "<u4"), ("width", "<u4")),
+        *(("producer", "<u2"), ("method", "<u2"), ("identity", IDENTITY_DTYPE)),
+    ]
+)
+"""The fixed part; ``producer``, ``method`` and ``targets`` are lengths."""
+SPLITS: tuple[Split, ...] = ("train", "probe")
+CRC = struct.Struct("<I")
+INTACT = 0x2144DF1C
+"""CRC32 of anything followed by its own CRC32."""
 _TARGET = struct.Struct("<B3sB")
-_SPLITS: tuple[Split, ...] = ("train", "probe")
 _DTYPES = frozenset(
     ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 )
 
 
-class Content(NamedTuple):
-    """The bytes of a sample that has no name yet."""
+class Place(NamedTuple):
+    """Where an array is in a payload."""
 
-    header: bytes
-    body: bytes
+    start: int
+    stop: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """What is where in a payload."""
+
+    names: int
+    """Where the description of the targets begins: behind producer and method."""
+    image: Place
+    targets: dict[str, Place]
+    length: int
 
 
 def encode(sample: Sample, identity: Identity) -> bytes:
     """The bytes of a sample under its name.
 
     Raises:
-        SchemaError: see :func:`prepare`.
+        SchemaError: the sample does not fit the schema: see :func:`headers_of`,
+            :func:`description`.
     """
-    return seal(prepare(sample), identity)
+    headers = headers_of([sample])
+    headers["identity"] = identity
+    arrays = [(array, stored_as(name, array)) for name, array in sample.targets.items()]
+    content = b"".join(
+        (
+            *(headers.tobytes(), description(sample), sample.image.tobytes()),
+            *(array.astype(code, copy=False).tobytes() for array, code in arrays),
+        )
+    )
+    return content + CRC.pack(zlib.crc32(content))
 
 
-def prepare(sample: Sample) -> Content:
-    """All of a sample's bytes but its name, which is only known once a slot is reserved.
+def headers_of(samples: Sequence[Sample]) -> NDArray[np.void]:
+    """``[n]`` of :data:`HEADER`, without identities, of samples with one form (see :func:`form`).
 
     Raises:
-        SchemaError: the sample does not fit the schema: an image that is not uint8 ``[C, H, W]``,
-            a target of a foreign dtype, a number or a name too large for its field.
+        SchemaError: images that are not uint8 ``[C, H, W]``; a number too large for its field.
     """
-    if sample.image.dtype != np.uint8 or sample.image.ndim != 3:
+    first = samples[0]
+    if first.image.dtype != np.uint8 or first.image.ndim != 3:
         raise SchemaError(
-            f"image ({sample.image.dtype} {list(sample.image.shape)}) is not uint8 [C, H, W]: "
+            f"image ({first.image.dtype} {list(first.image.shape)}) is not uint8 [C, H, W]: "
             "it cannot be stored"
         )
-    producer, method = sample.producer.encode(), sample.method.encode()
+    headers = np.zeros(len(samples), dtype=HEADER)
+    headers["magic"], headers["schema"], headers["targets"] = MAGIC, SCHEMA_VERSION, 0
     try:
-        header = _HEADER.pack(
-            *(MAGIC, SCHEMA_VERSION, _SPLITS.index(sample.split), len(sample.targets)),
-            *(sample.predicted_class, sample.target_label, sample.confidence),
-            *(sample.disagreement, sample.member, *sample.born, *sample.image.shape),
-            *(len(producer), len(method)),
-        )
-        targets = [_encode_target(name, values) for name, values in sample.targets.items()]
-    except struct.error as error:
+        headers["targets"] = len(first.targets)
+        headers["producer"], headers["method"] = map(len, _names(first))
+        headers["channels"], headers["height"], headers["width"] = first.image.shape
+        headers["split"] = [SPLITS.index(sample.split) for sample in samples]
+        headers["attempt"] = [sample.born.attempt for sample in samples]
+        headers["step"] = [sample.born.step for sample in samples]
+        for name in ("predicted_class", "target_label", "confidence", "disagreement", "member"):
+            headers[name] = [getattr(sample, name) for sample in samples]
+    except OverflowError as error:
         raise SchemaError(
             f"a number or name of the sample does not fit its field: {error}"
         ) from error
-    return Content(header, b"".join((producer, method, sample.image.tobytes(), *targets)))
+    return headers
 
 
-def seal(content: Content, identity: Identity) -> bytes:
-    """The bytes of a prepared sample under its name."""
-    head = content.header + _IDENTITY.pack(*identity)
-    return head + _CRC.pack(zlib.crc32(content.body, zlib.crc32(head))) + content.body
+def form(sample: Sample) -> tuple[object, ...]:
+    """What the layout of a sample's bytes depends on: equal for samples that have one layout."""
+    targets = [(name, values.dtype, values.shape) for name, values in sample.targets.items()]
+    return (sample.producer, sample.method, sample.image.dtype, sample.image.shape, *targets)
+
+
+def description(sample: Sample) -> bytes:
+    """What stands between header and image.
+
+    Raises:
+        SchemaError: a target of a foreign dtype, or with a name too long for its field.
+    """
+    parts = [*_names(sample)]
+    for name, values in sample.targets.items():
+        encoded, code = name.encode(), stored_as(name, values)
+        try:
+            parts.append(_TARGET.pack(len(encoded), code.encode(), values.ndim))
+        except struct.error as error:
+            raise SchemaError(f"target {name!r} does not fit its field: {error}") from error
+        parts += [encoded, struct.pack(f"<{values.ndim}I", *values.shape)]
+    return b"".join(parts)
+
+
+def stored_as(name: str, values: NDArray[np.generic]) -> str:
+    """The dtype that a target is stored with.
+
+    Raises:
+        SchemaError: it is none that can be.
+    """
+    code = values.dtype.newbyteorder("<").str
+    if code not in _DTYPES:
+        raise SchemaError(f"target {name!r} has dtype {values.dtype}: it cannot be stored")
+    return code
 
 
 def decode(data: bytes) -> tuple[Identity, Sample]:
@@ -94,57 +161,72 @@ def decode(data: bytes) -> tuple[Identity, Sample]:
     Raises:
         SchemaError: the bytes are truncated, corrupt, too long or of another schema version.
     """
-    reader = _Reader(data)
-    header = reader.unpack(_HEADER)
-    magic, version, split, target_count = header[:4]
-    if magic != MAGIC:
-        raise SchemaError(f"magic ({magic!r}) is not {MAGIC!r}: not a sample")
-    if version != SCHEMA_VERSION:
-        raise SchemaError(f"schema version ({version}) is not {SCHEMA_VERSION}: cannot be read")
-    identity = Identity(*reader.unpack(_IDENTITY))
-    checked = zlib.crc32(data[: reader.offset])
-    (crc,) = reader.unpack(_CRC)
-    if crc != zlib.crc32(memoryview(data)[reader.offset :], checked):
-        raise SchemaError("CRC32 differs: the sample is damaged")
-    if split >= len(_SPLITS):
-        raise SchemaError(f"split ({split}) is neither 0 nor 1: cannot be read")
-    predicted_class, target_label, confidence, disagreement, member, attempt, step = header[4:11]
-    shape, (producer_length, method_length) = header[11:14], header[14:]
+    layout = layout_of(data)
+    (header,) = np.frombuffer(data, dtype=HEADER, count=1)
+    producer_stop = HEADER.itemsize + int(header["producer"])
     sample = Sample(
-        producer=reader.text(producer_length),
-        method=reader.text(method_length),
-        image=reader.array("|u1", shape).view(np.uint8),
-        targets=dict(_decode_target(reader) for _ in range(target_count)),
-        predicted_class=predicted_class,
-        target_label=target_label,
-        confidence=confidence,
-        disagreement=disagreement,
-        member=member,
-        born=Version(attempt, step),
-        split=_SPLITS[split],
+        producer=_text(data[HEADER.itemsize : producer_stop]),
+        method=_text(data[producer_stop : layout.names]),
+        image=_array(data, layout.image).view(np.uint8),
+        targets={name: _array(data, place) for name, place in layout.targets.items()},
+        predicted_class=int(header["predicted_class"]),
+        target_label=int(header["target_label"]),
+        confidence=float(header["confidence"]),
+        disagreement=float(header["disagreement"]),
+        member=int(header["member"]),
+        born=Version(int(header["attempt"]), int(header["step"])),
+        split=SPLITS[header["split"]],
     )
-    reader.finish()
-    return identity, sample
+    return Identity(*header["identity"].tolist()), sample
 
 
-def _encode_target(name: str, values: NDArray[np.generic]) -> bytes:
-    dtype = values.dtype.newbyteorder("<").str
-    if dtype not in _DTYPES:
-        raise SchemaError(f"target {name!r} has dtype {values.dtype}: it cannot be stored")
-    encoded = name.encode()
-    head = _TARGET.pack(len(encoded), dtype.encode(), values.ndim)
-    dimensions = struct.pack(f"<{values.ndim}I", *values.shape)
-    return head + encoded + dimensions + values.astype(dtype, copy=False).tobytes()
+def layout_of(data: bytes) -> Layout:
+    """What is where in a payload, checked against its length and its checksum.
+
+    Raises:
+        SchemaError: as :func:`decode`.
+    """
+    if len(data) < HEADER.itemsize:
+        raise SchemaError(
+            f"{len(data)} bytes where at least {HEADER.itemsize} belong: truncated"
+        )
+    (header,) = np.frombuffer(data, dtype=HEADER, count=1)
+    if header["magic"] != MAGIC:
+        raise SchemaError(f"magic ({header['magic']!r}) is not {MAGIC!r}: not a sample")
+    if header["schema"] != SCHEMA_VERSION:
+        raise SchemaError(
+            f"schema version ({header['schema']}) is not {SCHEMA_VERSION}: cannot be read"
+        )
+    if zlib.crc32(data) != INTACT:
+        raise SchemaError("CRC32 differs: the sample is damaged")
+    if header["split"] >= len(SPLITS):
+        raise SchemaError(f"split ({header['split']}) is neither 0 nor 1: cannot be read")
+    reader = _Reader(data)
+    reader.take(HEADER.itemsize + int(header["producer"]) + int(header["method"]))
+    names = reader.offset
+    forms = [reader.target() for _ in range(header["targets"])]
+    image = reader.place("|u1", tuple(header[["channels", "height", "width"]].tolist()))
+    targets = {name: reader.place(code, shape) for name, code, shape in forms}
+    reader.take(CRC.size)
+    if reader.offset != len(data):
+        raise SchemaError(f"{len(data) - reader.offset} bytes too many: cannot be read")
+    return Layout(names, image, targets, len(data))
 
 
-def _decode_target(reader: _Reader) -> tuple[str, NDArray[np.generic]]:
-    name_length, dtype, dimensions = reader.unpack(_TARGET)
-    name = reader.text(name_length)
-    shape = reader.unpack(struct.Struct(f"<{dimensions}I"))
-    code = dtype.decode("latin-1")
-    if code not in _DTYPES:
-        raise SchemaError(f"target {name!r} has dtype {code!r}: cannot be read")
-    return name, reader.array(code, shape)
+def _names(sample: Sample) -> tuple[bytes, bytes]:
+    return sample.producer.encode(), sample.method.encode()
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"a name is not UTF-8: {error}") from error
+
+
+def _array(data: bytes, place: Place) -> NDArray[np.generic]:
+    count = math.prod(place.shape)
+    return np.frombuffer(data, place.dtype, count, place.start).reshape(place.shape)
 
 
 class _Reader:
@@ -163,24 +245,22 @@ class _Reader:
             )
         return start
 
-    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
-        return layout.unpack_from(self._data, self.take(layout.size))
-
-    def text(self, length: int) -> str:
+    def target(self) -> tuple[str, str, tuple[int, ...]]:
+        """Name, dtype and shape of the next target."""
+        length, dtype, dimensions = _TARGET.unpack_from(self._data, self.take(_TARGET.size))
         start = self.take(length)
-        try:
-            return self._data[start : start + length].decode()
-        except UnicodeDecodeError as error:
-            raise SchemaError(f"a name is not UTF-8: {error}") from error
+        name, code = _text(self._data[start : start + length]), dtype.decode("latin-1")
+        if code not in _DTYPES:
+            raise SchemaError(f"target {name!r} has dtype {code!r}: cannot be read")
+        layout = struct.Struct(f"<{dimensions}I")
+        return name, code, layout.unpack_from(self._data, self.take(layout.size))
 
-    def array(self, dtype: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
-        kind, count = np.dtype(dtype), math.prod(shape)
-        start = self.take(count * kind.itemsize)
+    def place(self, code: str, shape: tuple[int, ...]) -> Place:
+        """Where the next array is."""
+        size = math.prod(shape) * np.dtype(code).itemsize
+        start = self.take(size)
         try:
-            return np.frombuffer(self._data, dtype=kind, count=count, offset=start).reshape(shape)
+            np.empty(0, np.uint8).reshape((0, *shape))
         except ValueError as error:
             raise SchemaError(f"{len(shape)} dimensions ({shape[:4]}): {error}") from error
-
-    def finish(self) -> None:
-        if self.offset != len(self._data):
-            raise SchemaError(f"{len(self._data) - self.offset} bytes too many: cannot be read")
+        return Place(start, start + size, code, shape)

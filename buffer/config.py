@@ -138,8 +138,18 @@ class BufferTable(Table):
     """Share of new samples that become probes."""
     min_size_to_sample: Positive | None = None
     """Samples needed before the first draw; default: the whole capacity."""
-    selector: Literal["prioritized", "uniform"] = "prioritized"
-    """How samples are drawn; ``uniform`` ignores priorities."""
+    selector: Literal["prioritized", "uniform", "fifo", "sequential"] = "prioritized"
+    """How samples are drawn: ``prioritized`` and ``uniform`` (which ignores priorities) with
+    replacement; ``fifo`` the oldest first, each up to ``max_times_sampled`` times, then it is gone;
+    ``sequential`` all in turn, round and round, without a limiter (for export)."""
+    max_times_sampled: Positive = 1
+    """Draws of a sample after which ``fifo`` takes it out."""
+    eviction: Literal["oldest", "lowest_priority", "label_quota"] = "oldest"
+    """Who makes room: the oldest, whatever it is; of the lowest priority level the oldest; or of the
+    labels that have most samples the oldest, so that labels even out."""
+    new_priority: Literal["disagreement", "percentile", "highest"] = "disagreement"
+    """A new sample's priority: its disagreement, or the 90th percentile or the highest of those in
+    the buffer now."""
     priority_exponent: Annotated[float, Field(ge=0, le=2)] = 0.6
     """alpha: start value of the sampling parameter."""
     importance_exponent: Share = 0.4
@@ -159,6 +169,8 @@ class BufferTable(Table):
     error_buffer: Annotated[float, Field(gt=0)] | None = None
     """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
     of the larger side."""
+    cache_mebibytes: Annotated[int, Field(ge=0)] = 256
+    """Memory in which each reader keeps the samples it has seen; 0 fetches every draw anew."""
     lease_seconds: Annotated[float, Field(gt=0)] = 300.0
     """A synthesizer's permit to insert lapses after this long."""
 

@@ -6,15 +6,19 @@ keeps all of them on one node, and one ACL pattern (``~{ssdkd:<run>:<shard>}:*``
 ==================  ======  ========================================================================
 meta                hash    ``protocol incarnation created`` and the limits of ``buffer.config``
 params              hash    the sampling parameters in force, one field each; absent is ''
-counters            hash    sizes, ring heads, totals, the limiter's ``balance``, ``warm`` (0 or 1)
+counters            hash    sizes, heads, totals, the limiter's ``balance``, ``warm`` (0 or 1)
 slots               string  24 bytes a slot, six little-endian uint32: state (0 empty, 1 reserved,
                             2 committed), generation, cell, position in the cell, attempt and step
                             of the newest priority update
-cells               string  directory of the cells that are not empty: uint32 pairs cell, items;
-                            as many as ``cells:index`` has fields, the rest is left over
-cells:index         hash    cell -> its place in the directory
-cell:<cell>         string  uint32 slots of the items in the cell; as many as ``cells`` says, the
-                            rest is left over
+groups              string  directory of the groups that are not empty, 72 bytes each: uint32 group,
+                            items, then items in each of 16 cohorts; as many as ``groups:index`` has
+                            fields, the rest is left over
+groups:index        hash    group -> its place in the directory
+cell:<cell>         string  uint32 pairs slot, generation of the items in the cell; as many as
+                            ``groups`` says, the rest is left over
+free                string  uint32 slots that are empty and behind the head, a stack of as many as
+                            the counter ``free`` says; not used where the oldest are evicted
+queue               list    uint32 pairs slot, generation, oldest first; only for ``fifo``
 x:<slot>            string  payload, see ``buffer.codec``; may be older or newer than the slot says
 seen                hash    producer -> its newest insert: uint32 epoch, sequence, committed (0 or
                             1), inserted, then until committed uint32 pairs slot, generation
@@ -30,7 +34,8 @@ owner               string  token of the pipeline that is the run; expires, see 
 ==================  ======  ========================================================================
 
 A cell is the number ``label << 16 | level << 8 | cohort``: predicted class below 65536, priority
-level and insertion cohort (see ``buffer.priorities``) below 256.
+level below 256, insertion cohort below 16 (see ``buffer.priorities``). A group is the number
+``label << 8 | level``: the cells that differ in the cohort only.
 
 Slots ``[0, capacity)`` are the ring of training samples, ``[capacity, capacity + probe_capacity)``
 that of probe samples, which are in no cell.
@@ -45,7 +50,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of keys, records and scripts together: clients of two protocols cannot share a buffer."""
 
 
@@ -63,8 +68,8 @@ class Keys:
     def scripted(self) -> list[str]:
         """KEYS of every script, in the order that ``lua/prelude.lua`` names them."""
         names = (
-            *("meta", "params", "counters", "slots", "cells", "cells:index", "cell:"),
-            *("seen", "permits", "schema", "attempts"),
+            *("meta", "params", "counters", "slots", "groups", "groups:index", "cell:"),
+            *("seen", "permits", "schema", "free", "queue", "attempts"),
             *("progress", "progress:version", "student", "student:version"),
         )
         return [self._key(name) for name in names]

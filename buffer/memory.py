@@ -30,7 +30,7 @@ from buffer.batches import (
     schema_of,
     unweighted,
 )
-from buffer.codec import prepare
+from buffer.columns import prepare
 from buffer.config import BufferTable
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
@@ -104,8 +104,7 @@ class InMemoryReplayBuffer:
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
         check_uint32(sequence=sequence)
         schema = schema_of(samples)
-        for sample in samples:
-            prepare(sample)
+        prepare(samples)
         with self._lock:
             state = self._state
             if sequence <= state.sequences.get(producer, -1):

@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from buffer.batches import schema_of
-from buffer.codec import Content, decode, seal
+from buffer.cache import PayloadCache
+from buffer.columns import Columns, Sheet, combine, read, seal
 from buffer.connection import MOST_KEYS, Connection
-from buffer.errors import ProtocolMismatch, SchemaError
+from buffer.errors import ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
-from buffer.sample import Identity, Sample
 
 
 class Payloads:
-    """The payloads of one shard. May be used from several threads."""
+    """The payloads of one shard. May be used from several threads.
 
-    def __init__(self, connection: Connection, keys: Keys) -> None:
+    Args:
+        connection: to the shard's server.
+        keys: of the shard.
+        cache: of what was read.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys, cache: PayloadCache) -> None:
         self._connection = connection
         self._keys = keys
+        self._cache = cache
+        self._lock = threading.Lock()
         self._expected_bytes = 1
         self._schema: tuple[int, dict[str, str]] = (-1, {})
 
-    def store(self, contents: Sequence[Content], incarnation: int, pairs: NDArray[np.void]) -> None:
-        """Writes prepared samples under the names ``[n]`` (``slot``, ``generation``) they got."""
-        names = _names(self._keys.shard, incarnation, pairs)
-        payloads = [seal(content, name) for content, name in zip(contents, names, strict=True)]
-        keys = self._keys.payloads(name.slot for name in names)
+    def store(self, sheets: Sequence[Sheet], names: NDArray[np.void]) -> None:
+        """Writes prepared samples under the identities ``[n]`` they got."""
+        payloads = seal(sheets, names)
+        keys = self._keys.payloads(names["slot"].tolist())
         self._connection.store(dict(zip(keys, payloads, strict=True)))
 
-    def read(self, incarnation: int, pairs: NDArray[np.void]) -> list[Sample | None]:
-        """The samples ``[n]`` of these names; ``None`` where the payload is another, or damaged."""
-        slots, where = np.unique(pairs["slot"], return_inverse=True)
-        keys = self._keys.payloads(slots.tolist())
-        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
-        schema = self._schema_of(incarnation) if payloads else {}
-        decoded = [self._decoded(payload, schema) for payload in payloads]
-        found = [decoded[index] for index in where.tolist()]
-        names = _names(self._keys.shard, incarnation, pairs)
-        return [
-            sample if stored == name else None
-            for (stored, sample), name in zip(found, names, strict=True)
-        ]
+    def read(self, names: NDArray[np.void]) -> tuple[Columns | None, NDArray[np.bool_]]:
+        """The samples of these identities ``[n]``, and which ``[n]`` are intact.
+
+        Rows that are not (gone, damaged, or of another shape) hold anything; if none is intact, there
+        are no samples.
+        """
+        if len(names) == 0:
+            return None, np.zeros(0, dtype=bool)
+        _, first, where = np.unique(names["slot"], return_index=True, return_inverse=True)
+        wanted = names[first]
+        with self._lock:
+            rows, cached = self._cache.find(wanted)
+            if cached.all():
+                return self._cache.at(rows[where]), np.ones(len(names), dtype=bool)
+            hits = [(np.flatnonzero(cached), self._cache.at(rows[cached]))] if cached.any() else []
+        missing = np.flatnonzero(~cached)
+        fetched = self._fetch(wanted[missing])
+        with self._lock:
+            for _, samples in fetched:
+                self._cache.keep(samples)
+        pieces = hits + [(missing[found], samples) for found, samples in fetched]
+        intact = np.zeros(len(wanted), dtype=bool)
+        for found, _ in pieces:
+            intact[found] = True
+        return combine(pieces, where), intact[where]
 
     def delete(self) -> None:
         """Deletes the payloads of all slots that the stored buffer has, whatever its limits.
@@ -63,18 +82,22 @@ class Payloads:
             chunk = range(start, min(start + MOST_KEYS, slots))
             self._connection.delete(self._keys.payloads(chunk))
 
-    def _decoded(
-        self, payload: bytes | None, schema: Mapping[str, str]
-    ) -> tuple[Identity | None, Sample | None]:
-        if payload is None:
-            return None, None
-        self._expected_bytes = len(payload)
-        try:
-            name, sample = decode(payload)
-        except SchemaError:
-            return None, None
-        fits = all(schema.get(key, form) == form for key, form in schema_of([sample]).items())
-        return (name, sample) if fits else (None, None)
+    def _fetch(self, names: NDArray[np.void]) -> list[tuple[NDArray[np.intp], Columns]]:
+        """The samples that are there under these identities ``[n]``, and which they are."""
+        keys = self._keys.payloads(names["slot"].tolist())
+        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
+        if payloads and payloads[0]:
+            self._expected_bytes = len(payloads[0])
+        schema = self._schema_of(int(names["incarnation"][0]))
+        found = []
+        for rows, samples in read(payloads):
+            right = samples.headers["identity"] == names[rows]
+            fits = all(schema.get(key, form) == form for key, form in samples.schema().items())
+            if fits and right.all():
+                found.append((rows, samples))
+            elif fits and right.any():
+                found.append((rows[right], samples.at(np.flatnonzero(right))))
+        return found
 
     def _schema_of(self, incarnation: int) -> dict[str, str]:
         """Dtype and shape of an incarnation's arrays. They do not change once it holds samples."""
@@ -83,11 +106,3 @@ class Payloads:
             schema = self._connection.fields(self._keys.schema)
             self._schema = incarnation, schema
         return schema
-
-
-def _names(shard: int, incarnation: int, pairs: NDArray[np.void]) -> list[Identity]:
-    slots, generations = pairs["slot"].tolist(), pairs["generation"].tolist()
-    return [
-        Identity(shard, incarnation, slot, generation)
-        for slot, generation in zip(slots, generations, strict=True)
-    ]

@@ -21,6 +21,7 @@ from buffer.batches import (
     LARGEST_UINT32,
     Draws,
     assemble,
+    batch_of,
     check_count,
     check_permit,
     check_samples,
@@ -32,7 +33,8 @@ from buffer.batches import (
     schema_of,
     unweighted,
 )
-from buffer.codec import prepare
+from buffer.cache import PayloadCache
+from buffer.columns import Columns, joined, prepare
 from buffer.config import BufferTable
 from buffer.connection import Connection
 from buffer.errors import RateLimited
@@ -102,7 +104,8 @@ class ReplayBuffer:
         self._generator = np.random.default_rng(seed)
         self._epochs: dict[str, int] = {}
         self._connection = Connection(url)
-        self._payloads = Payloads(self._connection, self._keys)
+        self._cache = PayloadCache(table.cache_mebibytes << 20, table.capacity + table.probe_capacity)
+        self._payloads = Payloads(self._connection, self._keys, self._cache)
         try:
             self._scripts = Scripts(
                 self._connection,
@@ -136,7 +139,7 @@ class ReplayBuffer:
         schema = schema_of(samples)
         # The order in which slots are reserved.
         ordered = sorted(samples, key=lambda sample: sample.split == "probe")
-        contents = [prepare(sample) for sample in ordered]
+        sheets = prepare(ordered)
         probes = sum(sample.split == "probe" for sample in samples)
         name = Insert(producer, self._epoch(producer), sequence)
         answer = self._scripts.reserve(name, len(samples) - probes, probes, schema)
@@ -149,7 +152,7 @@ class ReplayBuffer:
         if isinstance(answer, Misfit):
             check_schema(answer.name, schema[answer.name], answer.stored)
         assert isinstance(answer, Reserved)
-        self._payloads.store(contents, answer.incarnation, answer.pairs)
+        self._payloads.store(sheets, self._identities(answer.incarnation, answer.pairs))
         labels = np.array([sample.predicted_class for sample in ordered], dtype=np.int64)
         levels = level_of([sample.disagreement for sample in ordered]).astype(np.int64)
         visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)
@@ -158,18 +161,19 @@ class ReplayBuffer:
     def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
-        samples: list[Sample] = []
+        pieces: list[Columns] = []
         rounds: list[Draws] = []
+        left = n
         for round_seed in self._seeds(seed):
-            answer = self._scripts.sample(n - len(samples), round_seed, redraw=bool(rounds))
-            if isinstance(answer, Refused):
-                raise RateLimited(answer.reason, answer.retry_after_seconds)
-            found = self._payloads.read(answer.incarnation, answer.draws)
-            intact = np.array([sample is not None for sample in found])
-            samples += [sample for sample in found if sample is not None]
+            answer = self._draw(left, round_seed, redraw=bool(rounds))
+            names = self._identities(answer.incarnation, answer.draws)
+            found, intact = self._payloads.read(names)
+            if found is not None:
+                pieces.append(found if intact.all() else found.at(np.flatnonzero(intact)))
             rounds.append(self._draws(answer, intact))
-            if len(samples) == n:
-                return assemble(samples, concatenate(rounds), student_step=student_step)
+            left -= int(np.count_nonzero(intact))
+            if left == 0:
+                return batch_of(joined(pieces), concatenate(rounds), student_step=student_step)
             self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
         # What was counted for this draw stays counted: the limiter errs by one batch.
         raise RateLimited(
@@ -181,11 +185,12 @@ class ReplayBuffer:
         """See :meth:`buffer.interface.Replay.probe`."""
         check_count(n)
         members = self._scripts.probe(n)
-        found = self._payloads.read(members.incarnation, members.pairs)
-        intact = np.array([sample is not None for sample in found], dtype=bool)
-        identities = self._identities(members.incarnation, members.pairs[intact])
-        samples = [sample for sample in found if sample is not None]
-        return assemble(samples, unweighted(identities, self.params().version), student_step=0)
+        names = self._identities(members.incarnation, members.pairs)
+        found, intact = self._payloads.read(names)
+        draws = unweighted(names[intact], self.params().version)
+        if found is None:
+            return assemble([], draws, student_step=0)
+        return batch_of(found.at(np.flatnonzero(intact)), draws, student_step=0)
 
     def update_priorities(
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
@@ -216,8 +221,8 @@ class ReplayBuffer:
             updates=UpdateCounts(counts["applied"], counts["stale"], counts["older"]),
             balance=picture.counters["balance"],
             seconds=picture.seconds,
-            class_counts=picture.totals(lambda cell: cell >> 16),
-            level_counts=picture.totals(lambda cell: cell >> 8 & 0xFF),
+            class_counts=picture.totals(lambda group: group >> 8),
+            level_counts=picture.totals(lambda group: group & 0xFF),
         )
 
     def params(self) -> SamplingParams:
@@ -267,6 +272,15 @@ class ReplayBuffer:
     def close(self) -> None:
         """See :meth:`buffer.interface.Replay.close`."""
         self._connection.close()
+
+    def _draw(self, n: int, seed: int, *, redraw: bool) -> Drawn:
+        if self._table.selector in ("fifo", "sequential"):
+            answer = self._scripts.take(n)
+        else:
+            answer = self._scripts.sample(n, seed, redraw=redraw)
+        if isinstance(answer, Refused):
+            raise RateLimited(answer.reason, answer.retry_after_seconds)
+        return answer
 
     def _epoch(self, producer: str) -> int:
         with self._lock:

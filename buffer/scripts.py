@@ -24,13 +24,17 @@ from buffer.params import SamplingParams
 from buffer.version import Version
 
 OPERATIONS = (
-    *("init", "reset", "permit", "release", "reserve", "commit", "sample", "discard", "update"),
-    *("probe", "set_params", "begin_epoch", "begin_attempt", "info"),
+    *("init", "reset", "permit", "release", "reserve", "commit", "sample", "masses", "take"),
+    *("discard", "update", "probe", "set_params", "begin_epoch", "begin_attempt", "info"),
+    *("dump", "load"),
 )
+SHARED = {"reserve": ("eviction",), "sample": ("weighing",), "masses": ("weighing",)}
+"""Files that operations share, besides the prelude."""
 LOST = b"SSDKD_LOST"
 RESERVE_ROUNDS = 3
 PAIR = np.dtype([("slot", "<u4"), ("generation", "<u4")])
 DRAW = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("probability", "<f8")])
+GROUP = np.dtype([("group", "<u4"), ("items", "<u4"), ("cohorts", "<u4", (16,))])
 UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
 _DRAWN = struct.Struct("<IIIIdd")
 
@@ -44,6 +48,10 @@ class Limits:
     min_size_to_sample: int
     error_buffer: float | None
     lease_seconds: float
+    selector: str = "prioritized"
+    max_times_sampled: int = 1
+    eviction: str = "oldest"
+    new_priority: str = "disagreement"
 
     @classmethod
     def of(cls, table: BufferTable) -> Limits:
@@ -54,12 +62,20 @@ class Limits:
             min_size_to_sample=table.minimum,
             error_buffer=table.error_buffer,
             lease_seconds=table.lease_seconds,
+            selector=table.selector,
+            max_times_sampled=table.max_times_sampled,
+            eviction=table.eviction,
+            new_priority=table.new_priority,
         )
 
     def fields(self) -> dict[str, str]:
         """Fields of ``meta``, without those that are left to others."""
         values = {"protocol": PROTOCOL, **vars(self)}
-        return {name: f"{value:.17g}" for name, value in values.items() if value is not None}
+        return {
+            name: value if isinstance(value, str) else f"{value:.17g}"
+            for name, value in values.items()
+            if value is not None
+        }
 
 
 class Insert(NamedTuple):
@@ -110,13 +126,14 @@ class Picture(NamedTuple):
 
     seconds: float
     counters: dict[str, float]
-    cells: dict[int, int]
+    groups: dict[int, int]
+    """Items of each group."""
 
     def totals(self, part: Callable[[int], int]) -> dict[int, int]:
-        """Items by a part of their cell's number."""
+        """Items by a part of their group's number."""
         counts: Counter[int] = Counter()
-        for cell, count in self.cells.items():
-            counts[part(cell)] += count
+        for group, count in self.groups.items():
+            counts[part(group)] += count
         return dict(counts)
 
 
@@ -194,9 +211,16 @@ class Scripts:
         """Makes reserved samples visible: how many did become so."""
         return int(self._ask("commit", *insert, incarnation, cells.astype("<u4").tobytes()))
 
-    def sample(self, draws: int, seed: int, *, redraw: bool) -> Drawn | Refused:
-        """Draws training samples."""
-        answer = self._ask("sample", draws, seed, int(redraw))
+    def sample(self, draws: int, seed: int, *, redraw: bool, common: bytes = b"") -> Drawn | Refused:
+        """Draws training samples; ``common`` is what all shards agree on."""
+        return self._drawn(self._ask("sample", draws, seed, int(redraw), common))
+
+    def take(self, samples: int) -> Drawn | Refused:
+        """The next training samples in order."""
+        return self._drawn(self._ask("take", samples))
+
+    @staticmethod
+    def _drawn(answer: Any) -> Drawn | Refused:
         if isinstance(answer, list):
             filling = answer[2] == b"filling"
             reason = "too few samples" if filling else "the limiter lets inserts catch up first"
@@ -232,12 +256,12 @@ class Scripts:
         return int(self._ask("begin_attempt", role))
 
     def info(self) -> Picture:
-        """Counters and cells."""
-        seconds, counters, cells = self._ask("info")
+        """Counters and groups."""
+        seconds, counters, groups = self._ask("info")
         return Picture(
             float(seconds),
             {name.decode(): float(value) for name, value in _pairs(counters)},
-            dict(np.frombuffer(cells, dtype="<u4").reshape(-1, 2).tolist()),
+            dict(np.frombuffer(groups, dtype=GROUP)[["group", "items"]].tolist()),
         )
 
     def _creation(self) -> tuple[int, str, str]:
@@ -290,7 +314,7 @@ def params_of(fields: Mapping[str, str]) -> SamplingParams:
 def source(operation: str) -> str:
     """The Lua source of an operation, behind what all of them share."""
     folder = resources.files("buffer") / "lua"
-    names = ("prelude", operation)
+    names = ("prelude", *SHARED.get(operation, ()), operation)
     return "".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
 
 

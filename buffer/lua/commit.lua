@@ -7,7 +7,8 @@
 -- ARGV[4]  incarnation of the reservation
 -- ARGV[5]  packed uint32 per sample, in the reservation's order: label << 16 | level << 8
 -- Returns  samples that became visible; a repeated commit gets the same answer
--- Time     O(n) for n samples
+-- Time     O(n) for n samples; O(n + g) for g groups unless the oldest are evicted and new samples
+--          get the level they come with
 if not is_initialised() then
   return LOST
 end
@@ -24,23 +25,77 @@ if committed == 1 then
   return visible
 end
 
-local capacity, width = number(META, 'capacity'), cohort_width()
-local inserted, fresh, probes = number(COUNTERS, 'inserted'), 0, 0
+-- The level that all new samples get, or nil for their own.
+local function level_of_all()
+  local policy, totals, size = redis.call('HGET', META, 'new_priority'), {}, 0
+  if policy == 'disagreement' then
+    return nil
+  end
+  local directory = read_directory()
+  for at = 1, #directory, GROUP_BYTES do
+    local level, _, held = struct.unpack('<I1I3I4', directory, at)
+    totals[level] = (totals[level] or 0) + held
+    size = size + held
+  end
+  local above, most = 0, policy == 'highest' and 0 or size / 10
+  for level = 255, 0, -1 do
+    above = above + (totals[level] or 0)
+    if above > most then
+      return level
+    end
+  end
+end
+
+-- Moves up to so many items of a cohort to the ancient ones.
+local function retire(cohort, most)
+  local directory, field = read_directory(), cohort + 3
+  for at = 1, #directory, GROUP_BYTES do
+    local group = group_of(struct.unpack('<I4', directory, at) * 256)
+    while most > 0 and group[field] > 0 do
+      local key, last = CELL .. (group[1] * 256 + cohort), (group[field] - 1) * NAME_BYTES
+      local record = read_slot(struct.unpack('<I4', redis.call('GETRANGE', key, last, last + 3)))
+      leave_cell(record)
+      enter_cell(record, group[1] * 256 + ANCIENT)
+      write_slot(record)
+      most = most - 1
+    end
+  end
+end
+
+local capacity, width, override = number(META, 'capacity'), cohort_width(), level_of_all()
+local queued = redis.call('HGET', META, 'selector') == 'fifo'
+local before, fresh, probes = number(COUNTERS, 'inserted'), 0, 0
+local ring = redis.call('HGET', META, 'eviction') == 'oldest'
 for i = 0, #ARGV[5] / 4 - 1 do
-  local slot, generation = struct.unpack('<I4I4', seen, SEEN_BYTES + i * 8 + 1)
+  local slot, generation = struct.unpack(NAME, seen, SEEN_BYTES + i * NAME_BYTES + 1)
   local record = read_slot(slot)
   if record.state == RESERVED and record.generation == generation then
     record.state = COMMITTED
     if slot < capacity then
-      local cohort = math.floor((inserted + fresh) / width) % COHORTS
-      enter_cell(record, struct.unpack('<I4', ARGV[5], i * 4 + 1) + cohort)
+      local cell = struct.unpack('<I4', ARGV[5], i * 4 + 1)
+      if override then
+        cell = cell - cell % 65536 + override * 256
+      end
+      local cohort = math.floor((before + fresh) / width)
+      if not ring and (before + fresh) % width == 0 then
+        retire(cohort % COHORTS, width)
+      end
+      enter_cell(record, cell + cohort % COHORTS)
       fresh = fresh + 1
+      if queued then
+        redis.call('RPUSH', QUEUE, struct.pack(NAME, slot, generation))
+      end
     else
       probes = probes + 1
     end
     write_slot(record)
   end
 end
+if not ring then
+  -- Ahead of time, so that no commit has to retire a whole cohort.
+  retire((math.floor((before + fresh) / width) + 1) % COHORTS, 2 * fresh)
+end
+write_groups()
 
 redis.call('HDEL', PERMITS, producer)
 if number(COUNTERS, 'warm') == 1 then

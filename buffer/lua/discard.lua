@@ -13,14 +13,10 @@ for at = 1, #ARGV[2], 8 do
   local slot, generation = struct.unpack('<I4I4', ARGV[2], at)
   local record = read_slot(slot)
   if record.state == COMMITTED and record.generation == generation then
-    leave_cell(record)
-    record.state = 0
-    write_slot(record)
+    empty_slot(record)
     discarded = discarded + 1
   end
 end
-if discarded > 0 then
-  count('size', -discarded)
-  count('evicted', discarded)
-end
+write_groups()
+count('evicted', discarded)
 return discarded

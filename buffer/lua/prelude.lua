@@ -2,21 +2,25 @@
 --
 -- KEYS  all keys of buffer/keys.py that scripts use, in the order of the next lines; CELL is a
 --       prefix, completed with a cell's number (keys.py says why that is sound)
-local META, PARAMS, COUNTERS, SLOTS, CELLS, INDEX, CELL = unpack(KEYS, 1, 7)
-local SEEN, PERMITS, SCHEMA, ATTEMPTS = unpack(KEYS, 8, 11)
-local PROGRESS_VERSION, STUDENT_VERSION = KEYS[13], KEYS[15]
+local META, PARAMS, COUNTERS, SLOTS, GROUPS, INDEX, CELL = unpack(KEYS, 1, 7)
+local SEEN, PERMITS, SCHEMA, FREE, QUEUE, ATTEMPTS = unpack(KEYS, 8, 13)
+local PROGRESS_VERSION, STUDENT_VERSION = KEYS[15], KEYS[17]
 
 -- The answer of a server that holds no buffer: the client initialises it and asks again.
 local LOST = {ok = 'SSDKD_LOST'}
 
-local RESERVED, COMMITTED = 1, 2
+local EMPTY, RESERVED, COMMITTED = 0, 1, 2
 local RECORD, RECORD_BYTES = '<I4I4I4I4I4I4', 24
 local GENERATION_AT, POSITION_AT = 4, 12
-local CELL_BYTES = 8
+local NAME, NAME_BYTES = '<I4I4', 8
+-- A group's entry in the directory: its number, its items, its items in each cohort.
+local GROUP, GROUP_BYTES = '<I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4', 72
+local COUNTS = '<I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4'
 local PERMIT = '<I4d'
 local SEEN_HEAD, SEEN_BYTES = '<I4I4I4I4', 16
--- Cohorts are numbered modulo the first; at most sixteen are alive at a time.
-local COHORTS, COHORTS_PER_BUFFER = 256, 8
+-- Cohorts are numbered round and round; what is older than all of them is in the last one.
+local COHORTS, COHORTS_PER_BUFFER = 15, 8
+local ANCIENT = COHORTS
 
 -- Short against a synthesizer's round and a student's step, long against a round trip.
 local RETRY_SECONDS, FILLING_RETRY_SECONDS = 0.05, 0.25
@@ -52,62 +56,106 @@ local function write_slot(record)
     record.generation, record.cell, record.position, record.attempt, record.step))
 end
 
-local function uint32(key, at)
-  return (struct.unpack('<I4', redis.call('GETRANGE', key, at, at + 3)))
-end
+-- Groups that this call looks at: arrays of the fields of GROUP, and where they are from.
+local groups = {}
 
-local function write_uint32(key, at, value)
-  redis.call('SETRANGE', key, at, struct.pack('<I4', value))
-end
-
--- Enters an item in a cell, at its end; the caller writes the record.
-local function enter_cell(record, cell)
-  local entry = redis.call('HGET', INDEX, cell)
-  local held = 0
-  if entry then
-    held = uint32(CELLS, entry * CELL_BYTES + 4)
-  else
-    entry = redis.call('HLEN', INDEX)
-    redis.call('HSET', INDEX, cell, entry)
+local function group_of(cell)
+  local id = math.floor(cell / 256)
+  local group = groups[id]
+  if not group then
+    local entry = redis.call('HGET', INDEX, id)
+    if entry then
+      local at = entry * GROUP_BYTES
+      group = {struct.unpack(GROUP, redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1))}
+    else
+      group = {id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+    end
+    group.entry = tonumber(entry)
+    groups[id] = group
   end
-  redis.call('SETRANGE', CELLS, entry * CELL_BYTES, struct.pack('<I4I4', cell, held + 1))
-  write_uint32(CELL .. cell, held * 4, record.slot)
+  return group
+end
+
+-- Enters an item in a cell, at its end. The caller writes the record, and the groups at the end.
+local function enter_cell(record, cell)
+  local group, field = group_of(cell), cell % 256 + 3
+  local held = group[field]
+  redis.call('SETRANGE', CELL .. cell, held * NAME_BYTES,
+    struct.pack(NAME, record.slot, record.generation))
+  group[2], group[field] = group[2] + 1, held + 1
   record.cell, record.position = cell, held
 end
 
--- Takes an empty cell out of the directory; the directory's last entry moves into its place.
-local function forget_cell(cell, entry)
-  local last = redis.call('HLEN', INDEX) - 1
-  if entry < last then
-    local at = last * CELL_BYTES
-    local moved = redis.call('GETRANGE', CELLS, at, at + CELL_BYTES - 1)
-    redis.call('SETRANGE', CELLS, entry * CELL_BYTES, moved)
-    redis.call('HSET', INDEX, (struct.unpack('<I4', moved)), entry)
-  end
-  redis.call('HDEL', INDEX, cell)
-  redis.call('DEL', CELL .. cell)
-end
-
--- Takes an item out of its cell; the cell's last item moves into its place.
+-- Takes an item out of its cell; the cell's last item moves into its place. The caller writes the
+-- groups at the end.
 local function leave_cell(record)
-  local key, entry = CELL .. record.cell, number(INDEX, record.cell)
-  local left = uint32(CELLS, entry * CELL_BYTES + 4) - 1
-  if left == 0 then
-    forget_cell(record.cell, entry)
-    return
-  end
-  write_uint32(CELLS, entry * CELL_BYTES + 4, left)
-  if record.position < left then
-    local moved = uint32(key, left * 4)
-    write_uint32(key, record.position * 4, moved)
-    write_uint32(SLOTS, moved * RECORD_BYTES + POSITION_AT, record.position)
+  local cell, position = record.cell, record.position
+  local group, field, key = group_of(cell), cell % 256 + 3, CELL .. cell
+  local left = group[field] - 1
+  group[2], group[field] = group[2] - 1, left
+  if position < left then
+    local moved = redis.call('GETRANGE', key, left * NAME_BYTES, left * NAME_BYTES + 7)
+    redis.call('SETRANGE', key, position * NAME_BYTES, moved)
+    redis.call('SETRANGE', SLOTS, struct.unpack('<I4', moved) * RECORD_BYTES + POSITION_AT,
+      struct.pack('<I4', position))
+  elseif left == 0 then
+    redis.call('DEL', key)
   end
 end
 
--- The directory of cells, packed, without what is left over behind it.
-local function read_cells()
-  local cells = redis.call('HLEN', INDEX)
-  return cells == 0 and '' or redis.call('GETRANGE', CELLS, 0, cells * CELL_BYTES - 1)
+-- Takes a group out of the directory; the directory's last entry moves into its place.
+local function forget_group(group)
+  local last = redis.call('HLEN', INDEX) - 1
+  if group.entry < last then
+    local at = last * GROUP_BYTES
+    local moved = redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1)
+    local id = struct.unpack('<I4', moved)
+    redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, moved)
+    redis.call('HSET', INDEX, id, group.entry)
+    if groups[id] then
+      groups[id].entry = group.entry
+    end
+  end
+  redis.call('HDEL', INDEX, group[1])
+end
+
+-- Writes what this call has changed.
+local function write_groups()
+  for id, group in pairs(groups) do
+    if group[2] > 0 then
+      if not group.entry then
+        group.entry = redis.call('HLEN', INDEX)
+        redis.call('HSET', INDEX, id, group.entry)
+      end
+      redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, struct.pack(GROUP, unpack(group, 1, 18)))
+    end
+  end
+  for _, group in pairs(groups) do
+    if group[2] == 0 and group.entry then
+      forget_group(group)
+    end
+  end
+  groups = {}
+end
+
+-- The directory, packed, without what is left over behind it.
+local function read_directory()
+  local entries = redis.call('HLEN', INDEX)
+  return entries == 0 and '' or redis.call('GETRANGE', GROUPS, 0, entries * GROUP_BYTES - 1)
+end
+
+-- Takes a training sample out for good. Slots that no ring comes back to are kept in a stack.
+local function empty_slot(record)
+  if record.state == COMMITTED then
+    leave_cell(record)
+    count('size', -1)
+  end
+  record.state = EMPTY
+  write_slot(record)
+  if redis.call('HGET', META, 'eviction') ~= 'oldest' then
+    local free = count('free', 1)
+    redis.call('SETRANGE', FREE, (free - 1) * 4, struct.pack('<I4', record.slot))
+  end
 end
 
 local function cohort_width()
@@ -160,6 +208,18 @@ local function may_draw(draws)
   return balance >= 0 or balance - draws >= -number(META, 'error_buffer')
 end
 
+-- The answer to a draw that cannot be made now, or nil.
+local function refusal(draws)
+  if number(COUNTERS, 'warm') == 0 or number(COUNTERS, 'size') == 0 then
+    count('sample_waits', 1)
+    return {'wait', tostring(FILLING_RETRY_SECONDS), 'filling'}
+  end
+  if draws > 0 and not may_draw(draws) then
+    count('sample_waits', 1)
+    return {'wait', tostring(RETRY_SECONDS), 'limiter'}
+  end
+end
+
 local function change_balance(by)
   local balance = number(COUNTERS, 'balance') + by
   redis.call('HSET', COUNTERS, 'balance', string.format('%.17g', balance))
@@ -182,7 +242,7 @@ local function create(incarnation, meta, params)
   redis.call('HSET', COUNTERS, 'size', 0, 'head', 0, 'inserted', 0, 'evicted', 0,
     'probe_size', 0, 'probe_head', 0, 'sampled', 0, 'redraws', 0, 'duplicates', 0,
     'applied', 0, 'stale', 0, 'older', 0, 'insert_waits', 0, 'sample_waits', 0,
-    'balance', 0, 'warm', 0)
+    'balance', 0, 'warm', 0, 'free', 0, 'cursor', 0, 'queue_used', 0)
   write_params(params)
 end
 

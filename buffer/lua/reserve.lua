@@ -11,7 +11,8 @@
 -- Returns  {'reserved', incarnation, packed pairs slot, generation: training samples first},
 --          {'duplicate'}, {'superseded'} by a newer epoch, {'wait', seconds} or
 --          {'schema', name, what is stored}
--- Time     O(n + p) for n samples and p producers
+-- Time     O(n + p) for n samples and p producers; with evictions other than the oldest, also O(g log g)
+--          for g groups
 if not is_initialised() then
   return LOST
 end
@@ -56,6 +57,7 @@ for name, form in pairs(schema) do
   end
 end
 
+local slots = {}
 if samples > 0 then
   local permit = redis.call('HGET', PERMITS, producer)
   local held = false
@@ -63,7 +65,12 @@ if samples > 0 then
     local permitted, deadline = struct.unpack(PERMIT, permit)
     held = deadline > time and permitted >= samples
   end
-  if not held and not may_insert(producer, samples, time) then
+  if held or may_insert(producer, samples, time) then
+    slots = choose_slots(samples, producer, time)
+  else
+    slots = nil
+  end
+  if not slots then
     count('insert_waits', 1)
     return {'wait', tostring(RETRY_SECONDS)}
   end
@@ -73,38 +80,29 @@ for name, form in pairs(schema) do
   redis.call('HSET', SCHEMA, name, form)
 end
 
-local capacity, reserved = number(META, 'capacity'), {}
-
-local function take(slot)
+local capacity = number(META, 'capacity')
+if probes > 0 then
+  from_ring(capacity, number(META, 'probe_capacity'), 'probe_head', probes, slots)
+end
+local reserved, evicted, lost_probes = {}, 0, 0
+for i, slot in ipairs(slots) do
   local record = read_slot(slot)
   if record.state == COMMITTED then
     if slot < capacity then
       leave_cell(record)
-      count('size', -1)
-      count('evicted', 1)
+      evicted = evicted + 1
     else
-      count('probe_size', -1)
+      lost_probes = lost_probes + 1
     end
   end
   record.state, record.generation, record.attempt, record.step = RESERVED, record.generation + 1, 0, 0
   write_slot(record)
-  table.insert(reserved, struct.pack('<I4I4', slot, record.generation))
+  reserved[i] = struct.pack(NAME, slot, record.generation)
 end
-
-local function take_from_ring(first, capacity, head, amount)
-  local start = number(COUNTERS, head)
-  for i = 0, amount - 1 do
-    take(first + (start + i) % capacity)
-  end
-  redis.call('HSET', COUNTERS, head, (start + amount) % capacity)
-end
-
-if samples > 0 then
-  take_from_ring(0, capacity, 'head', samples)
-end
-if probes > 0 then
-  take_from_ring(capacity, number(META, 'probe_capacity'), 'probe_head', probes)
-end
+write_groups()
+count('size', 0 - evicted)
+count('evicted', evicted)
+count('probe_size', 0 - lost_probes)
 local packed = table.concat(reserved)
 redis.call('HSET', SEEN, producer, struct.pack(SEEN_HEAD, epoch, sequence, 0, 0) .. packed)
 return {'reserved', redis.call('HGET', META, 'incarnation'), packed}

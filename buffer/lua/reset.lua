@@ -6,12 +6,18 @@
 -- ARGV[2]  JSON object of strings: fields of `meta`
 -- ARGV[3]  JSON object of strings: fields of `params`
 -- Returns  1; a repeated call with the same incarnation changes nothing
--- Time     O(c + N) for c cells and N slots
+-- Time     O(g + N) for g groups and N slots
 if redis.call('HGET', META, 'incarnation') == ARGV[1] then
   return 1
 end
-for _, cell in ipairs(redis.call('HKEYS', INDEX)) do
-  redis.call('DEL', CELL .. cell)
+local directory = read_directory()
+for at = 1, #directory, GROUP_BYTES do
+  local group = {struct.unpack(GROUP, directory, at)}
+  for cohort = 0, ANCIENT do
+    if group[cohort + 3] > 0 then
+      redis.call('DEL', CELL .. (group[1] * 256 + cohort))
+    end
+  end
 end
 for _, key in ipairs(KEYS) do
   if key ~= ATTEMPTS then

@@ -5,72 +5,55 @@
 -- ARGV[1]  draws
 -- ARGV[2]  seed in [0, 2^31)
 -- ARGV[3]  1 if these draws replace some of an earlier call, which the limiter has counted
+-- ARGV[4]  '' for a buffer of one shard, else what the `masses` of all shards make together, packed:
+--          float64 this shard's share of the draws, items, mass; per label uint32 label, float64
+--          factor of its masses
 -- Returns  {'wait', seconds, reason: 'filling' or 'limiter'}, or a packed string: uint32
 --          incarnation, items, attempt and step of the parameters; float64 importance exponent,
 --          mean of the raw weights over draws; then per draw uint32 slot, generation, float64
 --          probability
--- Time     O(c + n log c) for c cells and n draws; about 0.5 us a cell and 4 us a draw
+-- Time     O(g + n log g) for g groups and n draws; docs/benchmarks.md has figures
 if not is_initialised() then
   return LOST
 end
 local draws, redraw = tonumber(ARGV[1]), ARGV[3] == '1'
-local size = number(COUNTERS, 'size')
-if number(COUNTERS, 'warm') == 0 or size == 0 then
-  count('sample_waits', 1)
-  return {'wait', tostring(FILLING_RETRY_SECONDS), 'filling'}
-end
-if not redraw and not may_draw(draws) then
-  count('sample_waits', 1)
-  return {'wait', tostring(RETRY_SECONDS), 'limiter'}
+local refused = refusal(redraw and 0 or draws)
+if refused then
+  return refused
 end
 
-local alpha = number(PARAMS, 'priority_exponent')
-local uniform = number(PARAMS, 'uniform_share')
-local balance = number(PARAMS, 'label_balance')
-local kept = 1 - number(PARAMS, 'age_discount')
-local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
-
-local value, freshness = {}, {}
-for i = 0, 255 do
-  value[i] = 2 ^ ((i - 128) / 4 * alpha)
-  freshness[i] = kept ^ ((newest - i) % COHORTS)
+local directory = read_directory()
+local labels, items, fresh, values, label_masses = weigh(directory)
+local share, size, total, factors = 1, number(COUNTERS, 'size'), 0, {}
+if ARGV[4] == '' then
+  for label, mass in pairs(label_masses) do
+    factors[label] = mass ^ -balance
+    total = total + mass * factors[label]
+  end
+else
+  share, size, total = struct.unpack('<ddd', ARGV[4])
+  for at = 25, #ARGV[4], 12 do
+    local label, factor = struct.unpack('<I4d', ARGV[4], at)
+    factors[label] = factor
+  end
 end
 
--- The passes over the cells are what a draw costs: only locals in them.
-local directory = read_cells()
-local cells, unpack_cell = #directory / CELL_BYTES, struct.unpack
-local masses, labels, counts, label_masses = {}, {}, {}, {}
-for i = 1, cells do
-  -- The bytes of the cell's number one by one: cohort, level, label; then its items.
-  local cohort, level, label, items = unpack_cell('<I1I1I2I4', directory, i * CELL_BYTES - 7)
-  local mass = value[level] * freshness[cohort]
-  masses[i], labels[i], counts[i] = mass, label, items
-  label_masses[label] = (label_masses[label] or 0) + mass * items
-end
-local factors, total = {}, 0
-for label, mass in pairs(label_masses) do
-  factors[label] = mass ^ -balance
-end
-for i = 1, cells do
-  local mass = masses[i] * factors[labels[i]]
-  masses[i] = mass
-  total = total + mass * counts[i]
-end
-
+-- The chance of an item is `by_mass * value * factor * freshness + by_count`, divided by what all
+-- items here have together.
 local by_mass, by_count = (1 - uniform) / total, uniform / size
-local beta = number(PARAMS, 'importance_exponent')
-local cumulative, reached, weight_mean = {}, 0, 0
-for i = 1, cells do
-  local chance = by_mass * masses[i] + by_count
-  local share = chance * counts[i]
-  reached = reached + share
-  cumulative[i] = reached
-  weight_mean = weight_mean + share * (size * chance) ^ -beta
+local cumulative, reached, places = {}, 0, #items
+for place = 1, places do
+  -- A label that came after the masses were taken has no factor yet.
+  local each = by_mass * values[place] * (factors[labels[place]] or 0)
+  values[place] = each
+  reached = reached + each * fresh[place] + by_count * items[place]
+  cumulative[place] = reached
 end
+local scale = share / reached
 
--- The first cell whose cumulative probability exceeds the point.
-local function cell_at(point)
-  local low, high = 1, cells
+-- The first place whose cumulative chance exceeds the point.
+local function place_at(point)
+  local low, high = 1, places
   while low < high do
     local middle = math.floor((low + high) / 2)
     if cumulative[middle] > point then
@@ -82,15 +65,63 @@ local function cell_at(point)
   return low
 end
 
+local opened = {}
+
+-- The key of a cell of the group, the position of an item there, and the item's chance.
+local function item_at(place, rest)
+  local counts, at = opened[place], (place - 1) * GROUP_BYTES
+  if not counts then
+    counts = {struct.unpack(COUNTS, directory, at + 9)}
+    opened[place] = counts
+  end
+  local each, found, chance = values[place], 0, 0
+  for field = 1, COHORTS + 1 do
+    local held = counts[field]
+    if held > 0 then
+      chance, found = each * freshness[field] + by_count, field
+      if rest < held * chance then
+        break
+      end
+      rest = rest - held * chance
+    end
+  end
+  local position = math.min(math.floor(rest / chance), counts[found] - 1)
+  return CELL .. (struct.unpack('<I4', directory, at + 1) * 256 + found - 1), position, chance
+end
+
+-- The mean raw weight of a draw, over all items.
+local function mean_weight()
+  local sum = 0
+  for place = 1, places do
+    local each = values[place]
+    if kept == 1 then
+      local chance = (each + by_count) * scale
+      sum = sum + items[place] * chance * (size * chance) ^ -beta
+    else
+      local counts = {struct.unpack(COUNTS, directory, (place - 1) * GROUP_BYTES + 9)}
+      for field = 1, COHORTS + 1 do
+        local held = counts[field]
+        if held > 0 then
+          local chance = (each * freshness[field] + by_count) * scale
+          sum = sum + held * chance * (size * chance) ^ -beta
+        end
+      end
+    end
+  end
+  return sum / share
+end
+
 math.randomseed(tonumber(ARGV[2]))
+local random = math.random
 local reply = {struct.pack('<I4I4I4I4dd', number(META, 'incarnation'), size,
-  number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'), beta, weight_mean)}
+  number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'), beta, mean_weight())}
 for i = 1, draws do
-  local index = cell_at(math.random() * reached)
-  local key = CELL .. struct.unpack('<I4', directory, index * CELL_BYTES - 7)
-  local slot = uint32(key, (math.random(counts[index]) - 1) * 4)
-  local generation = uint32(SLOTS, slot * RECORD_BYTES + GENERATION_AT)
-  reply[i + 1] = struct.pack('<I4I4d', slot, generation, by_mass * masses[index] + by_count)
+  -- Two numbers of 31 bits: one alone could not tell the items of a large buffer apart.
+  local point = (random() + random() * 2 ^ -31) * reached
+  local place = place_at(point)
+  local key, position, chance = item_at(place, point - (cumulative[place - 1] or 0))
+  local at = position * NAME_BYTES
+  reply[i + 1] = redis.call('GETRANGE', key, at, at + NAME_BYTES - 1) .. struct.pack('<d', chance * scale)
 end
 
 if redraw then

@@ -14,7 +14,7 @@ local incarnation, capacity = number(META, 'incarnation'), number(META, 'capacit
 local applied, stale, older = 0, 0, 0
 
 local function set_level(record, level)
-  local cell = record.cell - record.cell % 65536 + level * 256 + record.cell % COHORTS
+  local cell = record.cell - record.cell % 65536 + level * 256 + record.cell % 256
   if cell ~= record.cell then
     leave_cell(record)
     enter_cell(record, cell)
@@ -35,6 +35,7 @@ for at = 1, #ARGV[3], 16 do
     applied = applied + 1
   end
 end
+write_groups()
 count('applied', applied)
 count('stale', stale)
 count('older', older)

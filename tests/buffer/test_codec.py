@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from buffer.codec import decode, encode
+from buffer.codec import HEADER, decode, encode
 from buffer.errors import SchemaError
 from buffer.sample import Identity, Sample
 from buffer.version import Version
@@ -51,7 +51,6 @@ PLAIN = Sample(
     producer="synthesizer-0",
     method="fast_meta",
 )
-HEADER_BYTES, IDENTITY_BYTES, CRC_BYTES = 60, 14, 4
 
 
 def same(one: Sample, other: Sample) -> bool:
@@ -129,9 +128,8 @@ def test_foreign_bytes_are_refused(data: bytes) -> None:
 
 def sealed(encoded: bytearray) -> bytes:
     """With a checksum that fits: what a hostile producer could write."""
-    at = HEADER_BYTES + IDENTITY_BYTES
-    crc = zlib.crc32(encoded[at + CRC_BYTES :], zlib.crc32(encoded[:at]))
-    return bytes(encoded[:at]) + struct.pack("<I", crc) + bytes(encoded[at + CRC_BYTES :])
+    content = bytes(encoded[:-4])
+    return content + struct.pack("<I", zlib.crc32(content))
 
 
 def changed(at: int, value: bytes) -> bytes:
@@ -143,12 +141,13 @@ def changed(at: int, value: bytes) -> bytes:
 def with_dimensions(dimensions: bytes) -> bytes:
     """A sample whose only target has these dimensions, and no bytes."""
     empty = encode(replace(PLAIN, targets={"t": np.zeros((0,), np.float32)}), NAME)
-    body = empty[: -len("t") - 5] + bytes([len(dimensions) // 4]) + b"t" + dimensions
+    image = empty[-4 - PLAIN.image.nbytes : -4]
+    head = empty[: -4 - len(image) - len("t") - 5]
+    body = head + bytes([len(dimensions) // 4]) + b"t" + dimensions + image + bytes(4)
     return sealed(bytearray(body))
 
 
-BODY = HEADER_BYTES + IDENTITY_BYTES + CRC_BYTES
-TARGET_AT = BODY + len("synthesizer-0fast_meta") + 12
+TARGET_AT = HEADER.itemsize + len("synthesizer-0fast_meta")
 
 
 @pytest.mark.parametrize(
@@ -160,12 +159,12 @@ TARGET_AT = BODY + len("synthesizer-0fast_meta") + 12
         (lambda: changed(7, b"\x00"), r"\d+ bytes too many"),
         (lambda: changed(7, b"\x02"), "truncated"),
         (lambda: changed(44, b"\xff\xff\xff\xff"), "truncated"),
-        (lambda: changed(BODY, b"\xff"), "a name is not UTF-8"),
+        (lambda: changed(HEADER.itemsize, b"\xff"), "a name is not UTF-8"),
         (lambda: with_dimensions(bytes(4) + b"\xff" * 8), r"3 dimensions \(\(0, 4294967295"),
         (lambda: with_dimensions(bytes(4 * 200)), r"200 dimensions .*maximum supported"),
         (lambda: changed(TARGET_AT + 1, b"|O8"), r"dtype '\|O8': cannot be read"),
         (lambda: encode(PLAIN, NAME) + b"x", "CRC32 differs: the sample is damaged"),
-        (lambda: encode(PLAIN, NAME)[:10], "10 bytes where at least 60 belong: truncated"),
+        (lambda: encode(PLAIN, NAME)[:10], "10 bytes where at least 74 belong: truncated"),
     ],
 )
 def test_what_is_wrong_is_said(data: Callable[[], bytes], message: str) -> None:

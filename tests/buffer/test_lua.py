@@ -24,7 +24,7 @@ def test_each_script_says_what_it_takes_returns_and_costs(operation: str) -> Non
 
 def test_every_script_file_is_an_operation() -> None:
     files = {file.name for file in (resources.files("buffer") / "lua").iterdir()}
-    assert files == {f"{name}.lua" for name in (*OPERATIONS, "prelude")}
+    assert files == {f"{name}.lua" for name in (*OPERATIONS, "prelude", "weighing", "eviction")}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_every_script_file_is_an_operation() -> None:
             "RETRY_SECONDS, FILLING_RETRY_SECONDS",
             (limiter.RETRY_SECONDS, limiter.FILLING_RETRY_SECONDS),
         ),
-        ("COHORTS, COHORTS_PER_BUFFER", (256, priorities.COHORTS_PER_BUFFER)),
+        ("COHORTS, COHORTS_PER_BUFFER", (15, priorities.COHORTS_PER_BUFFER)),
     ],
 )
 def test_lua_and_python_agree_on_constants(line: str, values: tuple[float, ...]) -> None:
@@ -45,8 +45,8 @@ def test_lua_and_python_agree_on_constants(line: str, values: tuple[float, ...])
 
 
 def test_lua_and_python_agree_on_the_value_of_a_level() -> None:
-    sample = (resources.files("buffer") / "lua" / "sample.lua").read_text()
-    found = re.search(r"2 \^ \(\(i - (\d+)\) / (\d+) \* alpha\)", sample)
+    sample = (resources.files("buffer") / "lua" / "weighing.lua").read_text()
+    found = re.search(r"2 \^ \(\(level - (\d+)\) / (\d+) \* alpha\)", sample)
     assert found is not None
     constants = (priorities.LEVEL_OF_ONE, priorities.STEPS_PER_OCTAVE)
     assert tuple(int(number) for number in found.groups()) == constants

@@ -49,21 +49,28 @@ def audit(client: redis.Redis, key: Key, capacity: int) -> dict[int, int]:
         for slot, record in enumerate(records[:capacity])
         if record[0] == 2
     }
-    index = {int(cell): int(entry) for cell, entry in client.hgetall(key("cells:index")).items()}
+    index = {int(group): int(entry) for group, entry in client.hgetall(key("groups:index")).items()}
     assert sorted(index.values()) == list(range(len(index)))
-    directory = list(struct.iter_unpack("<2I", client.get(key("cells")) or b""))
-    found = {}
-    for cell, entry in index.items():
-        assert directory[entry][0] == cell
-        array = client.get(key(f"cell:{cell}"))
-        assert isinstance(array, bytes)
-        slots = struct.unpack_from(f"<{directory[entry][1]}I", array)
-        assert len(slots) > 0
-        for position, slot in enumerate(slots):
-            assert slot not in found
-            found[slot] = (cell, position)
+    directory = list(struct.iter_unpack("<18I", (client.get(key("groups")) or b"")))
+    found: dict[int, tuple[int, int]] = {}
+    cells = 0
+    for group, entry in index.items():
+        number, items, *cohorts = directory[entry]
+        assert number == group
+        assert items == sum(cohorts) > 0
+        for cohort, held in enumerate(cohorts):
+            cell = group * 256 + cohort
+            array = client.get(key(f"cell:{cell}"))
+            assert (array is not None) == (held > 0)
+            cells += held > 0
+            for position, (slot, generation) in enumerate(
+                struct.iter_unpack("<2I", (array or b"")[: 8 * held])
+            ):
+                assert slot not in found
+                assert generation == records[slot][1]
+                found[slot] = (cell, position)
     assert found == of_slot
-    assert len(list(client.scan_iter(key("cell:*").replace("{", r"\{")))) == len(index)
+    assert len(list(client.scan_iter(key("cell:*").replace("{", r"\{")))) == cells
     assert int(client.hget(key("counters"), "size") or -1) == len(found)
     return {slot: cell for slot, (cell, _) in found.items()}
 

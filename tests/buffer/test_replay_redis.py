@@ -84,7 +84,7 @@ def test_a_fresh_buffer_does_not_touch_one_of_another_protocol(
 ) -> None:
     make_redis(capacity=4)
     client.hset(keys("meta"), "protocol", "999")
-    with pytest.raises(ProtocolMismatch, match="protocol 999, this client has 1"):
+    with pytest.raises(ProtocolMismatch, match="protocol 999, this client has 2"):
         make_redis(fresh=True, capacity=4)
     assert client.hget(keys("meta"), "capacity") == b"4"
 
@@ -133,7 +133,7 @@ DAMAGES = ["missing", "garbage", "truncated", "older", "other slot", "other shap
 def test_damaged_samples_are_drawn_again_and_taken_out(
     make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key, damage: str
 ) -> None:
-    replay = make_redis(capacity=10)
+    replay = make_redis(capacity=10, cache_mebibytes=0)
     made = make_samples(10)
     replay.insert(made, producer="a", sequence=1)
     incarnation = int(replay.sample(1).identities["incarnation"][0])
@@ -241,7 +241,7 @@ def test_parameters_that_cannot_be_read_are_an_error(
 def test_the_schema_is_known_although_the_first_look_was_too_early(
     make_redis: Make, make_samples: Samples, client: redis.Redis, keys: Key
 ) -> None:
-    replay = make_redis(capacity=4, probe_capacity=4)
+    replay = make_redis(capacity=4, probe_capacity=4, cache_mebibytes=0)
     assert len(replay.probe(1).identities) == 0
     replay.insert(make_samples(2, split="probe"), producer="a", sequence=1)
     incarnation = int(replay.probe(1).identities["incarnation"][0])

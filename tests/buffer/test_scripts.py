@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import redis
 
-from buffer.codec import prepare
+from buffer.batches import identity_array
+from buffer.cache import PayloadCache
+from buffer.columns import prepare
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable
 from buffer.keys import Keys
@@ -240,13 +242,16 @@ def test_a_server_that_lost_its_data_is_initialised_again(
 def test_a_late_payload_of_an_older_generation_is_not_taken_for_the_newer(
     make_scripts: Callable[..., Scripts], connection: Connection, run: str, make_samples: Callable
 ) -> None:
-    scripts, payloads = make_scripts(), Payloads(connection, Keys(run))
-    old, new = (prepare(sample) for sample in make_samples(2))
+    cache = PayloadCache(0, 8)
+    scripts, payloads = make_scripts(), Payloads(connection, Keys(run), cache)
     slow, fast = Insert("slow", 1, 1), Insert("fast", 1, 1)
-    late = reserve(scripts, slow, 1)
-    current = reserve(scripts, fast, 4)
-    payloads.store([new] * 4, current.incarnation, current.pairs)
-    payloads.store([old], late.incarnation, late.pairs)
-    found = payloads.read(current.incarnation, current.pairs)
+    late, current = reserve(scripts, slow, 1), reserve(scripts, fast, 4)
+    names = [
+        identity_array(0, made.incarnation, made.pairs["slot"], made.pairs["generation"])
+        for made in (late, current)
+    ]
+    payloads.store(prepare(make_samples(4)), names[1])
+    payloads.store(prepare(make_samples(1)), names[0])
+    _, intact = payloads.read(names[1])
     overwritten = current.pairs["slot"] == late.pairs["slot"][0]
-    assert [sample is None for sample in found] == overwritten.tolist()
+    assert intact.tolist() == (~overwritten).tolist()

@@ -49,7 +49,7 @@ def test_another_protocol_is_refused(
 ) -> None:
     make_scripts()
     client.hset(Keys(run).scripted[0], "protocol", 0)
-    with pytest.raises(ProtocolMismatch, match=r"protocol \(1\) is 0 there"):
+    with pytest.raises(ProtocolMismatch, match=r"protocol \(2\) is 0 there"):
         make_scripts()
 
 
