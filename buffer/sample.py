@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from buffer.version import NEVER, Version
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IDENTITY_DTYPE = np.dtype(
     [("shard", "<u2"), ("incarnation", "<u4"), ("slot", "<u4"), ("generation", "<u4")]

@@ -154,10 +154,10 @@ TARGET_AT = HEADER.itemsize + len("synthesizer-0fast_meta")
     ("data", "message"),
     [
         (lambda: changed(0, b"JUNK"), "magic .* not a sample"),
-        (lambda: changed(4, b"\x09\x00"), r"schema version \(9\) is not 1: cannot be read"),
+        (lambda: changed(4, b"\x09\x00"), r"schema version \(9\) is not 2: cannot be read"),
         (lambda: changed(6, b"\x02"), r"split \(2\) is neither 0 nor 1"),
         (lambda: changed(7, b"\x00"), r"\d+ bytes too many"),
-        (lambda: changed(7, b"\x02"), "truncated"),
+        (lambda: changed(7, b"\x02"), "cannot be read"),
         (lambda: changed(44, b"\xff\xff\xff\xff"), "truncated"),
         (lambda: changed(HEADER.itemsize, b"\xff"), "a name is not UTF-8"),
         (lambda: with_dimensions(bytes(4) + b"\xff" * 8), r"3 dimensions \(\(0, 4294967295"),

@@ -25,9 +25,12 @@ def test_every_key_that_is_ever_written_is_in_the_schema(
     client: redis.Redis,
     run: str,
 ) -> None:
-    replay = make_redis(capacity=4, probe_capacity=2, samples_per_insert=5.0)
+    table = {"selector": "fifo", "eviction": "label_quota", "max_times_sampled": 1}
+    replay = make_redis(capacity=4, probe_capacity=2, samples_per_insert=5.0, **table)
     replay.insert(make_samples(4) + make_samples(1, split="probe"), producer="a", sequence=1)
+    replay.sample(1)  # leaves the queue: its slot is free
     replay.request_permit(1, producer="a")
+    client.set(Keys(run).owner, "token")
     replay.publish_progress(StudentProgress())
     replay.publish_student(b"w", version=Version(1, 1))
     replay.begin_attempt("distiller")
