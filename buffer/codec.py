@@ -187,9 +187,7 @@ def layout_of(data: bytes) -> Layout:
         SchemaError: as :func:`decode`.
     """
     if len(data) < HEADER.itemsize:
-        raise SchemaError(
-            f"{len(data)} bytes where at least {HEADER.itemsize} belong: truncated"
-        )
+        raise SchemaError(f"{len(data)} bytes where at least {HEADER.itemsize} belong: truncated")
     (header,) = np.frombuffer(data, dtype=HEADER, count=1)
     if header["magic"] != MAGIC:
         raise SchemaError(f"magic ({header['magic']!r}) is not {MAGIC!r}: not a sample")

@@ -169,6 +169,8 @@ class BufferTable(Table):
     error_buffer: Annotated[float, Field(gt=0)] | None = None
     """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
     of the larger side."""
+    shards: Positive | None = None
+    """Parts of the buffer, on the servers of ``url`` in turn; default: one on each."""
     cache_mebibytes: Annotated[int, Field(ge=0)] = 256
     """Memory in which each reader keeps the samples it has seen; 0 fetches every draw anew."""
     lease_seconds: Annotated[float, Field(gt=0)] = 300.0

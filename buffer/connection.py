@@ -130,6 +130,10 @@ class Connection:
         value: bytes | None = self._ask(lambda: self._client.get(key))
         return value
 
+    def version(self, key: str) -> Version:
+        """The version of a published value; ``NEVER`` if there is none."""
+        return _version(self._ask(lambda: self._client.get(Keys.version_of(key))))
+
     def close(self) -> None:
         """Closes every socket."""
         self._client.close()

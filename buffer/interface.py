@@ -22,8 +22,9 @@ tests' oracle) both keep it. The promises:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -90,10 +91,27 @@ class BufferInfo:
     """Draws refused by the limiter, or because the buffer had too few samples."""
     seconds: float
     """Since the buffer was initialised, by the server's clock."""
+    shards_left_out: int = 0
+    """Shards that cannot be reached now."""
     class_counts: dict[int, int] = field(default_factory=dict)
     """Training samples per predicted class; classes without samples are absent."""
     level_counts: dict[int, int] = field(default_factory=dict)
     """Training samples per priority level (see ``buffer.priorities``)."""
+
+    def plus(self, other: BufferInfo) -> BufferInfo:
+        """Two shards together."""
+        counters = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+            if field.name not in ("updates", "seconds", "class_counts", "level_counts")
+        }
+        return BufferInfo(
+            **counters,
+            updates=UpdateCounts(*map(sum, zip(self.updates, other.updates, strict=True))),
+            seconds=max(self.seconds, other.seconds),
+            class_counts=dict(Counter(self.class_counts) + Counter(other.class_counts)),
+            level_counts=dict(Counter(self.level_counts) + Counter(other.level_counts)),
+        )
 
 
 class Replay(Protocol):

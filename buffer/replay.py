@@ -50,6 +50,7 @@ from buffer.scripts import (
     Drawn,
     Insert,
     Limits,
+    Masses,
     Misfit,
     Refused,
     Reserved,
@@ -67,7 +68,7 @@ UPDATES_PER_CALL = 1024
 """Bounds how long a call keeps the server busy."""
 
 
-class ReplayBuffer:
+class ReplayBuffer(Notices):
     """A :class:`~buffer.interface.Replay` in Redis. May be used from several threads.
 
     Args:
@@ -103,23 +104,26 @@ class ReplayBuffer:
         self._lock = threading.Lock()
         self._generator = np.random.default_rng(seed)
         self._epochs: dict[str, int] = {}
-        self._connection = Connection(url)
-        self._cache = PayloadCache(table.cache_mebibytes << 20, table.capacity + table.probe_capacity)
-        self._payloads = Payloads(self._connection, self._keys, self._cache)
+        connection = Connection(url)
+        slots = table.capacity + table.probe_capacity
+        self._payloads = Payloads(
+            connection, self._keys, PayloadCache(table.cache_mebibytes << 20, slots)
+        )
+        scripts = Scripts(
+            connection,
+            self._keys,
+            Limits.of(table),
+            params or start_params(table),
+            lambda: secrets.randbits(32),
+        )
+        super().__init__(connection, self._keys, scripts)
         try:
-            self._scripts = Scripts(
-                self._connection,
-                self._keys,
-                Limits.of(table),
-                params or start_params(table),
-                lambda: secrets.randbits(32),
-            )
             if fresh:
                 self.reset()
             else:
-                self._scripts.init()
+                scripts.init()
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
@@ -161,11 +165,24 @@ class ReplayBuffer:
     def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
+        samples, draws = self.draw(n, seed=seed)
+        return batch_of(samples, draws, student_step=student_step)
+
+    def draw(
+        self, n: int, *, seed: int | None = None, common: bytes = b""
+    ) -> tuple[Columns, Draws]:
+        """The samples of ``n`` draws, and how they were drawn; see :meth:`sample`.
+
+        Args:
+            n: how many.
+            seed: makes the draw reproducible.
+            common: what all shards agreed on; see :class:`buffer.scripts.Common`.
+        """
         pieces: list[Columns] = []
         rounds: list[Draws] = []
         left = n
         for round_seed in self._seeds(seed):
-            answer = self._draw(left, round_seed, redraw=bool(rounds))
+            answer = self._ask_for(left, round_seed, redraw=bool(rounds), common=common)
             names = self._identities(answer.incarnation, answer.draws)
             found, intact = self._payloads.read(names)
             if found is not None:
@@ -173,7 +190,7 @@ class ReplayBuffer:
             rounds.append(self._draws(answer, intact))
             left -= int(np.count_nonzero(intact))
             if left == 0:
-                return batch_of(joined(pieces), concatenate(rounds), student_step=student_step)
+                return joined(pieces), concatenate(rounds)
             self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
         # What was counted for this draw stays counted: the limiter errs by one batch.
         raise RateLimited(
@@ -225,44 +242,6 @@ class ReplayBuffer:
             level_counts=picture.totals(lambda group: group & 0xFF),
         )
 
-    def params(self) -> SamplingParams:
-        """See :meth:`buffer.interface.Replay.params`."""
-        fields = self._connection.fields(self._keys.params)
-        if not fields:
-            self._scripts.init()
-            fields = self._connection.fields(self._keys.params)
-        return params_of(fields)
-
-    def set_params(self, params: SamplingParams) -> bool:
-        """See :meth:`buffer.interface.Replay.set_params`."""
-        check_uint32(**params.version._asdict())
-        return self._scripts.set_params(params)
-
-    def begin_attempt(self, role: str) -> int:
-        """See :meth:`buffer.interface.Replay.begin_attempt`."""
-        return self._scripts.begin_attempt(role)
-
-    def publish_progress(self, progress: StudentProgress) -> None:
-        """See :meth:`buffer.interface.Replay.publish_progress`."""
-        check_uint32(**progress.version._asdict())
-        value = progress.model_dump_json().encode()
-        self._connection.publish(self._keys.progress, value, progress.version)
-
-    def progress(self) -> StudentProgress | None:
-        """See :meth:`buffer.interface.Replay.progress`."""
-        value = self._connection.published(self._keys.progress)
-        return None if value is None else read_progress(value)
-
-    def publish_student(self, weights: bytes, *, version: Version) -> None:
-        """See :meth:`buffer.interface.Replay.publish_student`."""
-        check_uint32(**version._asdict())
-        self._connection.publish(self._keys.student, pack(weights, version), version)
-
-    def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
-        """See :meth:`buffer.interface.Replay.fetch_student`."""
-        value = self._connection.published(self._keys.student, newer_than=newer_than)
-        return None if value is None else unpack(value)
-
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`; back to this client's start parameters."""
         # Payloads first: once the new incarnation has begun they could be somebody's.
@@ -273,11 +252,22 @@ class ReplayBuffer:
         """See :meth:`buffer.interface.Replay.close`."""
         self._connection.close()
 
-    def _draw(self, n: int, seed: int, *, redraw: bool) -> Drawn:
+    def masses(self) -> Masses:
+        """What this shard would contribute to a draw over all shards.
+
+        Raises:
+            RateLimited: it has too few samples.
+        """
+        answer = self._scripts.masses()
+        if isinstance(answer, Refused):
+            raise RateLimited(answer.reason, answer.retry_after_seconds)
+        return answer
+
+    def _ask_for(self, n: int, seed: int, *, redraw: bool, common: bytes) -> Drawn:
         if self._table.selector in ("fifo", "sequential"):
             answer = self._scripts.take(n)
         else:
-            answer = self._scripts.sample(n, seed, redraw=redraw)
+            answer = self._scripts.sample(n, seed, redraw=redraw, common=common)
         if isinstance(answer, Refused):
             raise RateLimited(answer.reason, answer.retry_after_seconds)
         return answer

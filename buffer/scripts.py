@@ -36,6 +36,8 @@ PAIR = np.dtype([("slot", "<u4"), ("generation", "<u4")])
 DRAW = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("probability", "<f8")])
 GROUP = np.dtype([("group", "<u4"), ("items", "<u4"), ("cohorts", "<u4", (16,))])
 UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
+LABEL = np.dtype([("label", "<u4"), ("mass", "<f8")])
+_MASSES = struct.Struct("<Iddd")
 _DRAWN = struct.Struct("<IIIIdd")
 
 
@@ -119,6 +121,18 @@ class Drawn(NamedTuple):
     """Expected raw importance weight of a draw."""
     draws: NDArray[np.void]
     """``[n]`` of :data:`DRAW`."""
+
+
+class Masses(NamedTuple):
+    """What a shard would contribute to a draw over all shards."""
+
+    items: int
+    slack: float
+    """Draws that the limiter admits now."""
+    uniform_share: float
+    label_balance: float
+    labels: NDArray[np.void]
+    """Of :data:`LABEL`: the mass of each label's items."""
 
 
 class Picture(NamedTuple):
@@ -211,9 +225,20 @@ class Scripts:
         """Makes reserved samples visible: how many did become so."""
         return int(self._ask("commit", *insert, incarnation, cells.astype("<u4").tobytes()))
 
-    def sample(self, draws: int, seed: int, *, redraw: bool, common: bytes = b"") -> Drawn | Refused:
+    def sample(
+        self, draws: int, seed: int, *, redraw: bool, common: bytes = b""
+    ) -> Drawn | Refused:
         """Draws training samples; ``common`` is what all shards agree on."""
         return self._drawn(self._ask("sample", draws, seed, int(redraw), common))
+
+    def masses(self) -> Masses | Refused:
+        """What the shard would contribute to a draw."""
+        answer = self._ask("masses")
+        if isinstance(answer, list):
+            return _refused(answer)
+        items, slack, uniform, balance = _MASSES.unpack_from(answer)
+        labels = np.frombuffer(answer, dtype=LABEL, offset=_MASSES.size)
+        return Masses(items, slack, uniform, balance, labels)
 
     def take(self, samples: int) -> Drawn | Refused:
         """The next training samples in order."""
@@ -222,9 +247,7 @@ class Scripts:
     @staticmethod
     def _drawn(answer: Any) -> Drawn | Refused:
         if isinstance(answer, list):
-            filling = answer[2] == b"filling"
-            reason = "too few samples" if filling else "the limiter lets inserts catch up first"
-            return Refused(float(answer[1]), reason)
+            return _refused(answer)
         incarnation, population, attempt, step, exponent, mean = _DRAWN.unpack_from(answer)
         drawn = np.frombuffer(answer, dtype=DRAW, offset=_DRAWN.size)
         return Drawn(incarnation, population, Version(attempt, step), exponent, mean, drawn)
@@ -251,9 +274,9 @@ class Scripts:
         """The epoch of a process that inserts under a producer's name."""
         return int(self._run["begin_epoch"]((*self._keys, self._epochs), (producer,)))
 
-    def begin_attempt(self, role: str) -> int:
-        """The next attempt of a role."""
-        return int(self._ask("begin_attempt", role))
+    def begin_attempt(self, role: str, above: int = 0) -> int:
+        """The next attempt of a role, above a number."""
+        return int(self._ask("begin_attempt", role, above))
 
     def info(self) -> Picture:
         """Counters and groups."""
@@ -308,6 +331,12 @@ def params_of(fields: Mapping[str, str]) -> SamplingParams:
         return SamplingParams(version=version, **values)
     except (KeyError, TypeError, ValueError) as error:
         raise SchemaError(f"stored sampling parameters cannot be read: {error}") from error
+
+
+def _refused(answer: list[Any]) -> Refused:
+    filling = answer[2] == b"filling"
+    reason = "too few samples" if filling else "the limiter lets inserts catch up first"
+    return Refused(float(answer[1]), reason)
 
 
 @cache

@@ -3,12 +3,13 @@
 --
 -- KEYS     as in prelude.lua
 -- ARGV[1]  role
+-- ARGV[2]  the attempt must be above this number too
 -- Returns  the attempt; a repeated call skips one
 -- Time     O(1)
 if not is_initialised() then
   return LOST
 end
-local role, newest = ARGV[1], number(ATTEMPTS, ARGV[1]) or 0
+local role, newest = ARGV[1], math.max(number(ATTEMPTS, ARGV[1]) or 0, tonumber(ARGV[2]))
 if role == 'controller' then
   newest = math.max(newest, number(PARAMS, 'version_attempt'))
 elseif role == 'distiller' then

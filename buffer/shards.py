@@ -1,0 +1,401 @@
+"""Several Redis servers as one buffer.
+
+Each insert goes to one shard, in turn. A draw asks every shard for the mass of each label, divides
+the draws among the shards at random in proportion to their share of the probability, and has each
+shard draw its part; the probabilities of the parts, multiplied by the shard's share, are those of
+the distribution really used, whatever happened to a shard in between.
+
+A shard that cannot be reached is left out and asked again after a pause; its samples are missing
+meanwhile, nothing else is. What every shard must know (parameters, attempts, progress) is written
+to all that can be reached and read from the one that knows the newest.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from collections import Counter
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from buffer.batches import Draws, batch_of, check_count, check_permit, check_samples
+from buffer.batches import concatenate, priority_levels
+from buffer.columns import Columns, joined
+from buffer.config import BufferTable
+from buffer.connection import host_of
+from buffer.errors import BufferUnavailable, RateLimited
+from buffer.interface import BufferInfo, InsertResult, Permit, Replay, UpdateCounts
+from buffer.limiter import RETRY_SECONDS
+from buffer.members import Member
+from buffer.params import SamplingParams
+from buffer.progress import StudentProgress
+from buffer.replay import ReplayBuffer
+from buffer.sample import Batch, Sample
+from buffer.scripts import LABEL, Masses
+from buffer.version import NEVER, Version
+
+Answer = TypeVar("Answer")
+
+
+def connect(
+    table: BufferTable,
+    *,
+    url: str,
+    run: str,
+    params: SamplingParams | None = None,
+    seed: int | None = None,
+    fresh: bool = False,
+) -> Replay:
+    """The buffer of a run: on one server, or on several.
+
+    Args:
+        table: the limits of the whole buffer.
+        url: of the Redis server, or of several, separated by commas.
+        run: names the buffer.
+        params: it starts with if it is new; default: the table's.
+        seed: of draws that bring none of their own.
+        fresh: whether to begin with an empty buffer.
+
+    Raises:
+        BufferUnavailable: no server can be reached.
+        ConfigError, ProtocolMismatch: as :class:`~buffer.replay.ReplayBuffer`.
+    """
+    urls = url.split(",")
+    count = table.shards or len(urls)
+    if count == 1:
+        return ReplayBuffer(table, url=url, run=run, params=params, seed=seed, fresh=fresh)
+    own = table_of_shard(table, count)
+
+    def opener(shard: int) -> Callable[[bool], ReplayBuffer]:
+        return lambda anew: ReplayBuffer(
+            own,
+            url=urls[shard % len(urls)],
+            run=run,
+            params=params,
+            shard=shard,
+            seed=seed,
+            fresh=anew,
+        )
+
+    members = [Member(i, host_of(urls[i % len(urls)]), opener(i)) for i in range(count)]
+    return ShardedReplayBuffer(table, members, seed=seed, fresh=fresh)
+
+
+def table_of_shard(table: BufferTable, shards: int) -> BufferTable:
+    """The limits of one of several shards, which together have at least those of the table."""
+
+    def part(whole: int) -> int:
+        return -(-whole // shards)
+
+    return table.model_copy(
+        update={
+            "capacity": max(2, part(table.capacity)),
+            "probe_capacity": part(table.probe_capacity),
+            "min_size_to_sample": part(table.minimum),
+            "error_buffer": None if table.error_buffer is None else table.error_buffer / shards,
+            "cache_mebibytes": part(table.cache_mebibytes),
+        }
+    )
+
+
+class ShardedReplayBuffer:
+    """A :class:`~buffer.interface.Replay` on several servers. May be used from several threads.
+
+    Args:
+        table: the limits of the whole buffer.
+        members: its shards.
+        seed: of draws that bring none of their own.
+        fresh: whether to begin with empty shards.
+
+    Raises:
+        BufferUnavailable: no shard can be reached.
+    """
+
+    def __init__(
+        self, table: BufferTable, members: Sequence[Member], *, seed: int | None, fresh: bool
+    ) -> None:
+        self._table = table
+        self._members = members
+        self._lock = threading.RLock()
+        self._generator = np.random.default_rng(seed)
+        self._chosen: dict[str, Member] = {}
+        self._inserts: dict[str, tuple[int, Member]] = {}
+        for member in members:
+            member.connect(fresh=fresh)
+        self._live()
+
+    def request_permit(self, n: int, *, producer: str) -> Permit:
+        """See :meth:`buffer.interface.Replay.request_permit`: of the next shard that grants it."""
+        check_permit(n, self._table.capacity)
+        refused = Permit(False, RETRY_SECONDS)
+        sequence = self._inserts[producer][0] + 1 if producer in self._inserts else 0
+        for member in self._in_turn(sequence):
+            for permit in self._ask([member], lambda r: r.request_permit(n, producer=producer)):
+                if permit[1].granted:
+                    self._chosen[producer] = member
+                    return permit[1]
+                refused = permit[1]
+        return refused
+
+    def release_permit(self, *, producer: str) -> None:
+        """See :meth:`buffer.interface.Replay.release_permit`."""
+        member = self._chosen.pop(producer, None)
+        if member is not None and member.connected:
+            self._ask([member], lambda replay: replay.release_permit(producer=producer))
+
+    def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
+        """See :meth:`buffer.interface.Replay.insert`: all into one shard.
+
+        A repeated insert goes to the shard that the first went to. If that has gone away meanwhile
+        it goes to another one, and is there twice should the first come back with its data.
+        """
+        check_samples(samples, self._table.capacity, self._table.probe_capacity)
+        refusal = RateLimited("no shard admits it", RETRY_SECONDS)
+        for member in self._candidates(producer, sequence):
+            self._inserts[producer] = sequence, member
+            try:
+                answers = self._ask(
+                    [member], lambda r: r.insert(samples, producer=producer, sequence=sequence)
+                )
+            except RateLimited as error:
+                refusal = error
+                continue
+            for _, result in answers:
+                self._chosen.pop(producer, None)
+                return result
+        raise refusal
+
+    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+        """See :meth:`buffer.interface.Replay.sample`."""
+        check_count(n)
+        generator = np.random.default_rng(self._seed() if seed is None else seed)
+        pieces: list[tuple[Columns, Draws]] = []
+        left = n
+        while left:
+            for count, member, common in self._divide(left, generator):
+                part = int(generator.integers(2**63))
+                for _, piece in self._ask(
+                    [member], lambda r: r.draw(count, seed=part, common=common)
+                ):
+                    pieces.append(piece)
+                    left -= count
+        draws = concatenate([piece[1] for piece in pieces])
+        samples = joined([piece[0] for piece in pieces])
+        return batch_of(samples, draws, student_step=student_step)
+
+    def probe(self, n: int) -> Batch:
+        """See :meth:`buffer.interface.Replay.probe`: as many of each shard as it has of them all."""
+        check_count(n)
+        sizes = [(m, info.probe_size) for m, info in self._ask(self._live(), ReplayBuffer.info)]
+        total = max(1, sum(size for _, size in sizes))
+        batches = [
+            batch
+            for member, size in sizes
+            for _, batch in self._ask([member], lambda r: r.probe(max(1, n * size // total)))
+        ]
+        return merged([b for b in batches if len(b.identities)] or batches[:1])
+
+    def update_priorities(
+        self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
+    ) -> UpdateCounts:
+        """See :meth:`buffer.interface.Replay.update_priorities`; of a lost shard all are stale."""
+        priority_levels(priorities, len(identities))
+        values = np.asarray(priorities, dtype=np.float64)
+        counts = np.zeros(3, dtype=np.int64)
+        for member in self._live():
+            own = identities["shard"] == member.shard
+            if own.any():
+                for _, answer in self._ask(
+                    [member],
+                    lambda r: r.update_priorities(identities[own], values[own], version=version),
+                ):
+                    counts += answer
+        counts[1] += len(identities) - counts.sum()
+        return UpdateCounts(*counts.tolist())
+
+    def info(self) -> BufferInfo:
+        """See :meth:`buffer.interface.Replay.info`: of the shards that can be reached together."""
+        infos = [info for _, info in self._ask(self._live(), ReplayBuffer.info)]
+        whole = infos[0]
+        for info in infos[1:]:
+            whole = whole.plus(info)
+        return replace(
+            whole,
+            capacity=self._table.capacity,
+            probe_capacity=self._table.probe_capacity,
+            shards_left_out=len(self._members) - len(infos),
+        )
+
+    def params(self) -> SamplingParams:
+        """See :meth:`buffer.interface.Replay.params`: the newest."""
+        found = [params for _, params in self._ask(self._live(), ReplayBuffer.params)]
+        return max(found, key=lambda params: params.version)
+
+    def set_params(self, params: SamplingParams) -> bool:
+        """See :meth:`buffer.interface.Replay.set_params`: on every shard."""
+        return all(done for _, done in self._ask(self._live(), lambda r: r.set_params(params)))
+
+    def begin_attempt(self, role: str) -> int:
+        """See :meth:`buffer.interface.Replay.begin_attempt`: the same on every shard."""
+        live = self._live()
+        begun = self._ask(live, lambda replay: replay.begin_attempt(role))
+        highest = max(attempt for _, attempt in begun)
+        behind = [member for member, attempt in begun if attempt < highest]
+        self._ask(behind, lambda replay: replay.begin_attempt(role, above=highest - 1))
+        return highest
+
+    def publish_progress(self, progress: StudentProgress) -> None:
+        """See :meth:`buffer.interface.Replay.publish_progress`: on every shard."""
+        self._ask(self._live(), lambda replay: replay.publish_progress(progress))
+
+    def progress(self) -> StudentProgress | None:
+        """See :meth:`buffer.interface.Replay.progress`: the newest."""
+        answers = self._ask(self._live(), lambda replay: replay.progress())
+        found = [progress for _, progress in answers if progress is not None]
+        return max(found, key=lambda progress: progress.version) if found else None
+
+    def publish_student(self, weights: bytes, *, version: Version) -> None:
+        """See :meth:`buffer.interface.Replay.publish_student`: on one shard, the first."""
+        while not self._ask(
+            self._live()[:1], lambda r: r.publish_student(weights, version=version)
+        ):
+            pass
+
+    def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
+        """See :meth:`buffer.interface.Replay.fetch_student`: the newest."""
+        versions = self._ask(self._live(), lambda replay: replay.student_version())
+        member, newest = max(versions, key=lambda answer: answer[1])
+        if newest in (NEVER, newer_than):
+            return None
+        for _, student in self._ask([member], lambda r: r.fetch_student(newer_than=newer_than)):
+            return student
+        return self.fetch_student(newer_than=newer_than)
+
+    def reset(self) -> None:
+        """See :meth:`buffer.interface.Replay.reset`."""
+        self._ask(self._live(), lambda replay: replay.reset())
+
+    def close(self) -> None:
+        """See :meth:`buffer.interface.Replay.close`."""
+        for member in self._members:
+            member.close()
+
+    def _live(self) -> list[Member]:
+        """The shards that can be asked; those that come back learn what they missed."""
+        with self._lock:
+            back = [member for member in self._members if member.connect()]
+            live = [member for member in self._members if member.connected]
+            others = [member for member in live if member not in back]
+            if back and others:
+                newest = max(
+                    (params for _, params in self._ask(others, ReplayBuffer.params)),
+                    key=lambda params: params.version,
+                )
+                self._ask(back, lambda replay: replay.set_params(newest))
+            live = [member for member in live if member.connected]
+        if not live:
+            raise BufferUnavailable(f"none of the {len(self._members)} shards can be reached")
+        return live
+
+    def _ask(
+        self, members: Sequence[Member], question: Callable[[ReplayBuffer], Answer]
+    ) -> list[tuple[Member, Answer]]:
+        """The answers of the members that can be reached; the others are left out from now on."""
+        answers = []
+        for member in members:
+            try:
+                answers.append((member, question(member.replay)))
+            except BufferUnavailable as error:
+                with self._lock:
+                    member.leave_out(error)
+        return answers
+
+    def _in_turn(self, sequence: int) -> list[Member]:
+        """The shards that can be asked, another one first for each sequence."""
+        count = len(self._members)
+        return sorted(self._live(), key=lambda member: (member.shard - sequence) % count)
+
+    def _candidates(self, producer: str, sequence: int) -> list[Member]:
+        """Where an insert may go: where it was tried before, where it is permitted, in turn."""
+        turn = self._in_turn(sequence)
+        last, tried = self._inserts.get(producer, (-1, None))
+        first = tried if last == sequence else self._chosen.get(producer)
+        return sorted(turn, key=lambda member: member is not first)
+
+    def _divide(self, n: int, generator: np.random.Generator) -> list[tuple[int, Member, bytes]]:
+        """Which shard makes how many of n draws, with what they agree on."""
+        masses: list[tuple[Member, Masses]] = []
+        refusal: RateLimited | None = None
+        for member in self._live():
+            try:
+                masses += self._ask([member], ReplayBuffer.masses)
+            except RateLimited as error:
+                refusal = error
+        if not masses:
+            raise refusal or BufferUnavailable("no shard can be reached")
+        shares, commons = common_of([mass for _, mass in masses])
+        counts = generator.multinomial(n, shares)
+        if any(count > mass.slack for count, (_, mass) in zip(counts, masses, strict=True)):
+            raise RateLimited("the limiter lets inserts catch up first", RETRY_SECONDS)
+        if self._table.selector in ("fifo", "sequential"):
+            commons = [b""] * len(commons)
+        parts = zip(counts.tolist(), masses, commons, strict=True)
+        return [(count, member, common) for count, (member, _), common in parts if count]
+
+    def _seed(self) -> int:
+        with self._lock:
+            return int(self._generator.integers(2**63))
+
+
+def common_of(masses: Sequence[Masses]) -> tuple[NDArray[np.float64], list[bytes]]:
+    """What the shards of a draw agree on, from what each contributes.
+
+    ``P(shard) = (1 - u) sum_label(g(label) m(shard, label)) / M + u N(shard) / N`` with ``g`` and
+    ``M`` over all shards, as in :func:`buffer.priorities.probabilities`.
+
+    Returns:
+        The share of each shard, adding up to 1, and what each is told (see ``lua/sample.lua``).
+    """
+    totals: Counter[int] = Counter()
+    for shard in masses:
+        totals.update(dict(shard.labels.tolist()))
+    uniform, balance = masses[0].uniform_share, masses[0].label_balance
+    factors = {label: mass**-balance for label, mass in totals.items()}
+    mass = sum(factors[label] * total for label, total in totals.items())
+    items = sum(shard.items for shard in masses)
+    shares = np.array(
+        [
+            (1 - uniform) * sum(factors[label] * own for label, own in shard.labels.tolist()) / mass
+            + uniform * shard.items / items
+            for shard in masses
+        ]
+    )
+    shares /= shares.sum()
+    packed = np.array(list(factors.items()), dtype=LABEL).tobytes()
+    return shares, [struct.pack("<ddd", share, items, mass) + packed for share in shares]
+
+
+def merged(batches: Sequence[Batch]) -> Batch:
+    """Probe batches as one."""
+    first = batches[0]
+    names = set.intersection(*(set(batch.targets) for batch in batches))
+
+    def joined_arrays(field: str) -> NDArray[np.generic]:
+        return np.concatenate([getattr(batch, field) for batch in batches])
+
+    arrays = (
+        *("images", "target_labels", "predicted_classes", "confidences", "identities"),
+        *("probabilities", "weights", "ages"),
+    )
+    return replace(
+        first,
+        **{field: joined_arrays(field) for field in arrays},
+        targets={
+            name: np.concatenate([batch.targets[name] for batch in batches]) for name in names
+        },
+        population=sum(batch.population for batch in batches),
+    )
