@@ -49,6 +49,7 @@ from buffer.scripts import (
     Insert,
     Limits,
     Misfit,
+    Purpose,
     Refused,
     Reserved,
     Scripts,
@@ -155,13 +156,16 @@ class ReplayBuffer:
         visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)
         return InsertResult(visible, False)
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
         samples: list[Sample] = []
         rounds: list[Draws] = []
         for round_seed in self._seeds(seed):
-            answer = self._scripts.sample(n - len(samples), round_seed, redraw=bool(rounds))
+            purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
+            answer = self._scripts.sample(n - len(samples), round_seed, purpose)
             if isinstance(answer, Refused):
                 raise RateLimited(answer.reason, answer.retry_after_seconds)
             found = self._payloads.read(answer.incarnation, answer.draws)
