@@ -1,4 +1,4 @@
-"""Payloads this process has seen. A payload is immutable, so a full identity is all that is asked."""
+"""Samples this process has fetched. They are immutable: equal identities, equal samples."""
 
 from __future__ import annotations
 

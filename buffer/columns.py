@@ -112,10 +112,9 @@ def seal(sheets: Sequence[Sheet], names: NDArray[np.void]) -> list[bytes]:
     """
     sealed = [b""] * len(names)
     for sheet in sheets:
-        headers = sheet.payloads[:, : HEADER.itemsize]
-        (start,) = (HEADER.fields or {})["identity"][1:2]
-        stop = start + IDENTITY_DTYPE.itemsize
-        headers[:, start:stop] = _as_bytes(names[sheet.rows])
+        # The header ends with the identity.
+        start = HEADER.itemsize - IDENTITY_DTYPE.itemsize
+        sheet.payloads[:, start : HEADER.itemsize] = _as_bytes(names[sheet.rows])
         for row, payload in zip(sheet.rows.tolist(), sheet.payloads, strict=True):
             content = payload.tobytes()
             sealed[row] = content + CRC.pack(zlib.crc32(content))
@@ -126,8 +125,8 @@ def read(payloads: Sequence[bytes | None]) -> list[tuple[NDArray[np.intp], Colum
     """The samples of the payloads that are intact, grouped by layout.
 
     Returns:
-        Which payloads ``[m]``, and their samples (views of one copy), for each layout. Payloads that
-        are missing, damaged or foreign are in none of them.
+        Which payloads ``[m]``, and their samples (views of one copy), for each layout. Payloads
+        that are missing, damaged or foreign are in none of them.
     """
     checked = [payload or b"" for payload in payloads]
     sums = np.fromiter(map(zlib.crc32, checked), dtype=np.uint32, count=len(checked))
@@ -179,7 +178,10 @@ def joined(pieces: Sequence[Columns]) -> Columns:
     """Batches with images of one shape as one, with the targets that all of them have."""
     lengths = [len(piece.headers) for piece in pieces]
     ends = np.cumsum(lengths)
-    placed = [(np.arange(end - n, end), piece) for n, end, piece in zip(lengths, ends, pieces)]
+    placed = [
+        (np.arange(end - n, end), piece)
+        for n, end, piece in zip(lengths, ends, pieces, strict=True)
+    ]
     if len(pieces) == 1:
         return pieces[0]
     whole = combine(placed, np.arange(ends[-1]))

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from buffer.errors import ConfigError
-from buffer.parsing import Table
+from buffer.parsing import Table, at_least
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -145,8 +145,8 @@ class BufferTable(Table):
     max_times_sampled: Positive = 1
     """Draws of a sample after which ``fifo`` takes it out."""
     eviction: Literal["oldest", "lowest_priority", "label_quota"] = "oldest"
-    """Who makes room: the oldest, whatever it is; of the lowest priority level the oldest; or of the
-    labels that have most samples the oldest, so that labels even out."""
+    """Who makes room: the oldest, whatever it is; of the lowest priority level the oldest; or of
+    the labels that have most samples the oldest, so that labels even out."""
     new_priority: Literal["disagreement", "percentile", "highest"] = "disagreement"
     """A new sample's priority: its disagreement, or the 90th percentile or the highest of those in
     the buffer now."""
@@ -160,8 +160,13 @@ class BufferTable(Table):
     """Start value of the sampling parameter."""
     age_discount: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Start value of the sampling parameter."""
-    samples_per_insert: Annotated[float, Field(gt=0)] | None = None
-    """Draws allowed per inserted sample; start value. ``None``: no limit in either direction."""
+    # Inserts are admitted whenever draws have to wait (buffer.limiter), so no rate blocks both; but
+    # one of 1e-9 lets the student wait for a million rounds, and rounding may lose its payments.
+    samples_per_insert: (
+        Annotated[float, at_least(0.001, "the training would wait all but for ever")] | None
+    ) = None
+    """Draws allowed per inserted sample, 0.001 or more; start value. ``None``: no limit in either
+    direction."""
     difficulty_exponent: Annotated[float, Field(ge=0, le=5)] = 1.0
     """gamma of the modulating function: start value of the sampling parameter."""
     adversarial_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -173,8 +178,8 @@ class BufferTable(Table):
     """Parts of the buffer, on the servers of ``url`` in turn; default: one on each."""
     cache_mebibytes: Annotated[int, Field(ge=0)] = 256
     """Memory in which each reader keeps the samples it has seen; 0 fetches every draw anew."""
-    lease_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """A synthesizer's permit to insert lapses after this long."""
+    lease_seconds: Annotated[float, at_least(1.0, "inserts would take longer, and fail")] = 300.0
+    """A synthesizer's permit to insert lapses after this long, a second or more."""
 
     @property
     def minimum(self) -> int:
@@ -265,7 +270,7 @@ def redis_url(table: BufferTable) -> str | None:
 
 def cluster_address(run: RunTable) -> str | None:
     """The existing Ray cluster to use; ``None``: a private one on this machine."""
-    return run.ray_address or os.environ.get("RAY_ADDRESS")
+    return run.ray_address or os.environ.get("RAY_ADDRESS") or None
 
 
 def needed_redis_url(table: BufferTable, service: str) -> str:

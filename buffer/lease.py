@@ -11,25 +11,12 @@ from typing import Self
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable, ConfigError
 from buffer.keys import Keys
+from buffer.scripts import lua_file
 
 logger = logging.getLogger(__name__)
 
 HELD_SECONDS = 15.0
 """A name is free again so long after its pipeline was killed."""
-_HOLD = """
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then
-  return 0
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-_RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
-end
-return 0
-"""
 
 
 class RunLease:
@@ -50,11 +37,12 @@ class RunLease:
         self._run = run
         self._key = [Keys(run).owner]
         self._token = secrets.token_hex(8)
+        self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run lease", daemon=True)
         self._connection = Connection(url)
-        self._hold = self._connection.script(_HOLD)
-        self._release = self._connection.script(_RELEASE)
+        self._hold = self._connection.script(lua_file("hold"))
+        self._give_up = self._connection.script(lua_file("give_up"))
 
     def __enter__(self) -> Self:
         try:
@@ -79,18 +67,26 @@ class RunLease:
         self._ended.set()
         self._thread.join()
         try:
-            self._release(self._key, [self._token])
+            self._give_up(self._key, [self._token])
         except BufferUnavailable as failure:  # it expires by itself
             logger.warning("the name of the run could not be given back: %s", failure)
         self._connection.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run took the name, and emptied the buffer: nothing there is ours now.
+
+        Known a few seconds later. It stays so, though the other should end: the name alone would
+        not bring the data back.
+        """
+        return self._lost
 
     def _held(self) -> bool:
         return bool(self._hold(self._key, [self._token, int(1000 * HELD_SECONDS)]))
 
     def _renew(self) -> None:
-        while not self._ended.wait(HELD_SECONDS / 3):
+        while not self._lost and not self._ended.wait(HELD_SECONDS / 3):
             try:
-                if not self._held():
-                    logger.error("run.name (%s): another run has taken this name", self._run)
+                self._lost = not self._held()
             except BufferUnavailable as failure:
                 logger.warning("the name of the run could not be renewed: %s", failure)

@@ -12,7 +12,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,7 +35,7 @@ from buffer.columns import prepare
 from buffer.config import BufferTable
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
-from buffer.items import Items
+from buffer.items import Item, Items
 from buffer.limiter import FILLING_RETRY_SECONDS, RETRY_SECONDS, Limiter
 from buffer.params import SamplingParams, start_params
 from buffer.priorities import importance_weights, mean_weight
@@ -117,32 +118,22 @@ class InMemoryReplayBuffer:
             state.schema.update(schema)
             state.sequences[producer] = sequence
             state.limiter.withdraw(producer)
-            for sample in samples:
-                state.items.add(sample)
+            state.items.add(samples)
             per_insert = state.params.samples_per_insert
             state.limiter.inserted(len(train), total=state.items.inserted, per_insert=per_insert)
             return InsertResult(len(samples), False)
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
         with self._lock:
-            state = self._state
-            self._admit_draws(n)
-            items = list(state.items.train.values())
-            chances = state.items.probabilities(state.params)
-            seed = self._random.getrandbits(63) if seed is None else seed
-            drawn = np.random.default_rng(seed).choice(len(items), size=n, p=chances)
-            picked = [items[index] for index in drawn]
-            exponent = state.params.importance_exponent
-            draws = Draws(
-                identities=state.items.identities(picked),
-                probabilities=chances[drawn],
-                weights=importance_weights(chances[drawn], len(items), exponent),
-                weight_mean=mean_weight(chances, exponent),
-                params_version=state.params.version,
-                population=len(items),
-            )
+            if self._table.selector in ("fifo", "sequential") and counted:
+                picked, draws = self._take(n)
+            else:
+                self._admit_draws(n, counted=counted)
+                picked, draws = self._draw(n, seed)
             return assemble([item.sample for item in picked], draws, student_step=student_step)
 
     def probe(self, n: int) -> Batch:
@@ -255,8 +246,7 @@ class InMemoryReplayBuffer:
     def _empty(self) -> _State:
         error_buffer = self._table.error_buffer or DEFAULT_ERROR_BUFFER
         limiter = Limiter(self._table.minimum, error_buffer, self._table.lease_seconds)
-        table = self._table
-        items = Items(table.capacity, table.probe_capacity, secrets.randbits(32))
+        items = Items(self._table, secrets.randbits(32))
         return _State(self._start_params, self._clock(), items, limiter)
 
     def _may_insert(self, producer: str, n: int) -> bool:
@@ -276,13 +266,52 @@ class InMemoryReplayBuffer:
         if n > 0 and not permitted and not self._may_insert(producer, n):
             raise RateLimited("the limiter lets draws catch up first", RETRY_SECONDS)
 
-    def _admit_draws(self, n: int) -> None:
+    def _admit_draws(self, n: int, *, counted: bool) -> None:
         state, per_insert = self._state, self._state.params.samples_per_insert
         if not state.limiter.warm:
-            state.counts["sample_waits"] += 1
-            raise RateLimited("too few samples", FILLING_RETRY_SECONDS)
+            self._refuse_draws("too few samples", FILLING_RETRY_SECONDS)
+        if not counted:
+            return
         if not state.limiter.may_draw(n, per_insert=per_insert):
-            state.counts["sample_waits"] += 1
-            raise RateLimited("the limiter lets inserts catch up first", RETRY_SECONDS)
+            self._refuse_draws("the limiter lets inserts catch up first", RETRY_SECONDS)
         state.limiter.drawn(n, per_insert=per_insert)
         state.counts["sampled"] += n
+
+    def _draw(self, n: int, seed: int | None) -> tuple[list[Item], Draws]:
+        """``n`` items by their masses."""
+        items, params = self._state.items, self._state.params
+        all_items = list(items.train.values())
+        chances = items.probabilities(params)
+        seed = self._random.getrandbits(63) if seed is None else seed
+        drawn = np.random.default_rng(seed).choice(len(all_items), size=n, p=chances)
+        picked = [all_items[index] for index in drawn]
+        exponent = params.importance_exponent
+        draws = Draws(
+            identities=items.identities(picked),
+            probabilities=chances[drawn],
+            weights=importance_weights(chances[drawn], len(all_items), exponent),
+            weight_mean=mean_weight(chances, exponent),
+            params_version=params.version,
+            population=len(all_items),
+        )
+        return picked, draws
+
+    def _take(self, n: int) -> tuple[list[Item], Draws]:
+        """``n`` items in order."""
+        state, size = self._state, len(self._state.items.train)
+        if self._table.selector == "fifo":
+            self._admit_draws(n, counted=True)
+        elif size == 0:
+            self._refuse_draws("too few samples", FILLING_RETRY_SECONDS)
+        else:
+            state.counts["sampled"] += n
+        picked = state.items.take(n)
+        if len(picked) < n:
+            state.counts["sampled"] -= n
+            self._refuse_draws("too few samples", RETRY_SECONDS)
+        ones = unweighted(state.items.identities(picked), state.params.version)
+        return picked, replace(ones, population=size)
+
+    def _refuse_draws(self, reason: str, retry_after_seconds: float) -> NoReturn:
+        self._state.counts["sample_waits"] += 1
+        raise RateLimited(reason, retry_after_seconds)

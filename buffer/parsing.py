@@ -7,11 +7,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from buffer.errors import ConfigError
 
 SERVICE_TABLES = ("synthesizer", "distiller", "controller")
+
+OFF_IS_A_WORD = BeforeValidator(lambda value: "off" if value is False else value)
+"""For fields that can be ``off``: YAML reads a bare one as false."""
+
+
+def at_least(bound: float, consequence: str) -> AfterValidator:
+    """A least value, for fields where what a smaller one would lead to is not obvious."""
+
+    def check(value: float) -> float:
+        if value < bound:
+            raise ValueError(f"is below {bound:g}: {consequence}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Table(BaseModel):

@@ -41,8 +41,8 @@ class Payloads:
     def read(self, names: NDArray[np.void]) -> tuple[Columns | None, NDArray[np.bool_]]:
         """The samples of these identities ``[n]``, and which ``[n]`` are intact.
 
-        Rows that are not (gone, damaged, or of another shape) hold anything; if none is intact, there
-        are no samples.
+        Rows that are not (gone, damaged, or of another shape) hold anything; if none is intact,
+        there are no samples.
         """
         if len(names) == 0:
             return None, np.zeros(0, dtype=bool)

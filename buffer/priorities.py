@@ -30,6 +30,8 @@ STEPS_PER_OCTAVE = 4
 LEVEL_OF_ONE = 128
 """The level whose value is 1."""
 COHORTS_PER_BUFFER = 8
+OLDEST_COHORT = 15
+"""So many cohorts behind the newest, or more: items of that age are not told apart."""
 
 
 def level_of(priorities: ArrayLike) -> NDArray[np.uint8]:

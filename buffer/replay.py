@@ -40,10 +40,10 @@ from buffer.connection import Connection
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.keys import Keys
+from buffer.notices import Notices
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import importance_weights, level_of
-from buffer.progress import StudentProgress, read_progress
 from buffer.sample import Batch, Sample
 from buffer.scripts import (
     UPDATE,
@@ -52,12 +52,11 @@ from buffer.scripts import (
     Limits,
     Masses,
     Misfit,
+    Purpose,
     Refused,
     Reserved,
     Scripts,
-    params_of,
 )
-from buffer.snapshots import pack, unpack
 from buffer.version import Version
 
 logger = logging.getLogger(__name__)
@@ -162,27 +161,31 @@ class ReplayBuffer(Notices):
         visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)
         return InsertResult(visible, False)
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
-        samples, draws = self.draw(n, seed=seed)
+        samples, draws = self.draw(n, seed=seed, counted=counted)
         return batch_of(samples, draws, student_step=student_step)
 
     def draw(
-        self, n: int, *, seed: int | None = None, common: bytes = b""
+        self, n: int, *, seed: int | None = None, counted: bool = True, common: bytes = b""
     ) -> tuple[Columns, Draws]:
         """The samples of ``n`` draws, and how they were drawn; see :meth:`sample`.
 
         Args:
             n: how many.
             seed: makes the draw reproducible.
+            counted: whether the limiter minds.
             common: what all shards agreed on; see :class:`buffer.scripts.Common`.
         """
         pieces: list[Columns] = []
         rounds: list[Draws] = []
         left = n
         for round_seed in self._seeds(seed):
-            answer = self._ask_for(left, round_seed, redraw=bool(rounds), common=common)
+            purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
+            answer = self._ask_for(left, round_seed, purpose, common)
             names = self._identities(answer.incarnation, answer.draws)
             found, intact = self._payloads.read(names)
             if found is not None:
@@ -201,13 +204,18 @@ class ReplayBuffer(Notices):
     def probe(self, n: int) -> Batch:
         """See :meth:`buffer.interface.Replay.probe`."""
         check_count(n)
+        samples, draws = self.peek(n)
+        if samples is None:
+            return assemble([], draws, student_step=0)
+        return batch_of(samples, draws, student_step=0)
+
+    def peek(self, n: int) -> tuple[Columns | None, Draws]:
+        """The newest probe samples, if there are any, as certain draws; see :meth:`probe`."""
         members = self._scripts.probe(n)
         names = self._identities(members.incarnation, members.pairs)
         found, intact = self._payloads.read(names)
         draws = unweighted(names[intact], self.params().version)
-        if found is None:
-            return assemble([], draws, student_step=0)
-        return batch_of(found.at(np.flatnonzero(intact)), draws, student_step=0)
+        return None if found is None else found.at(np.flatnonzero(intact)), draws
 
     def update_priorities(
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
@@ -263,11 +271,11 @@ class ReplayBuffer(Notices):
             raise RateLimited(answer.reason, answer.retry_after_seconds)
         return answer
 
-    def _ask_for(self, n: int, seed: int, *, redraw: bool, common: bytes) -> Drawn:
-        if self._table.selector in ("fifo", "sequential"):
+    def _ask_for(self, n: int, seed: int, purpose: Purpose, common: bytes) -> Drawn:
+        if self._table.selector in ("fifo", "sequential") and purpose != "look":
             answer = self._scripts.take(n)
         else:
-            answer = self._scripts.sample(n, seed, redraw=redraw, common=common)
+            answer = self._scripts.sample(n, seed, purpose, common)
         if isinstance(answer, Refused):
             raise RateLimited(answer.reason, answer.retry_after_seconds)
         return answer

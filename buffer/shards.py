@@ -14,16 +14,26 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Sequence
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.batches import Draws, batch_of, check_count, check_permit, check_samples
-from buffer.batches import concatenate, priority_levels
+from buffer.batches import (
+    Draws,
+    assemble,
+    batch_of,
+    check_count,
+    check_permit,
+    check_samples,
+    concatenate,
+    priority_levels,
+    unweighted,
+)
 from buffer.columns import Columns, joined
 from buffer.config import BufferTable
 from buffer.connection import host_of
@@ -34,7 +44,7 @@ from buffer.members import Member
 from buffer.params import SamplingParams
 from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
-from buffer.sample import Batch, Sample
+from buffer.sample import IDENTITY_DTYPE, Batch, Sample
 from buffer.scripts import LABEL, Masses
 from buffer.version import NEVER, Version
 
@@ -169,18 +179,24 @@ class ShardedReplayBuffer:
                 return result
         raise refusal
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
         generator = np.random.default_rng(self._seed() if seed is None else seed)
         pieces: list[tuple[Columns, Draws]] = []
         left = n
         while left:
-            for count, member, common in self._divide(left, generator):
-                part = int(generator.integers(2**63))
-                for _, piece in self._ask(
-                    [member], lambda r: r.draw(count, seed=part, common=common)
-                ):
+            for count, member, common in self._divide(left, generator, counted=counted):
+                draw = partial(
+                    ReplayBuffer.draw,
+                    n=count,
+                    seed=int(generator.integers(2**63)),
+                    counted=counted,
+                    common=common,
+                )
+                for _, piece in self._ask([member], draw):
                     pieces.append(piece)
                     left -= count
         draws = concatenate([piece[1] for piece in pieces])
@@ -188,16 +204,23 @@ class ShardedReplayBuffer:
         return batch_of(samples, draws, student_step=student_step)
 
     def probe(self, n: int) -> Batch:
-        """See :meth:`buffer.interface.Replay.probe`: as many of each shard as it has of them all."""
+        """See :meth:`buffer.interface.Replay.probe`: of each shard in proportion."""
         check_count(n)
         sizes = [(m, info.probe_size) for m, info in self._ask(self._live(), ReplayBuffer.info)]
         total = max(1, sum(size for _, size in sizes))
-        batches = [
-            batch
+        found = [
+            answer
             for member, size in sizes
-            for _, batch in self._ask([member], lambda r: r.probe(max(1, n * size // total)))
+            if size
+            for _, answer in self._ask(
+                [member], partial(ReplayBuffer.peek, n=max(1, n * size // total))
+            )
         ]
-        return merged([b for b in batches if len(b.identities)] or batches[:1])
+        pieces = [samples for samples, _ in found if samples is not None]
+        if not pieces:
+            nothing = unweighted(np.zeros(0, IDENTITY_DTYPE), self.params().version)
+            return assemble([], nothing, student_step=0)
+        return batch_of(joined(pieces), concatenate([d for _, d in found]), student_step=0)
 
     def update_priorities(
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
@@ -208,12 +231,14 @@ class ShardedReplayBuffer:
         counts = np.zeros(3, dtype=np.int64)
         for member in self._live():
             own = identities["shard"] == member.shard
-            if own.any():
-                for _, answer in self._ask(
-                    [member],
-                    lambda r: r.update_priorities(identities[own], values[own], version=version),
-                ):
-                    counts += answer
+            update = partial(
+                ReplayBuffer.update_priorities,
+                identities=identities[own],
+                priorities=values[own],
+                version=version,
+            )
+            for _, answer in self._ask([member] if own.any() else [], update):
+                counts += answer
         counts[1] += len(identities) - counts.sum()
         return UpdateCounts(*counts.tolist())
 
@@ -326,7 +351,9 @@ class ShardedReplayBuffer:
         first = tried if last == sequence else self._chosen.get(producer)
         return sorted(turn, key=lambda member: member is not first)
 
-    def _divide(self, n: int, generator: np.random.Generator) -> list[tuple[int, Member, bytes]]:
+    def _divide(
+        self, n: int, generator: np.random.Generator, *, counted: bool
+    ) -> list[tuple[int, Member, bytes]]:
         """Which shard makes how many of n draws, with what they agree on."""
         masses: list[tuple[Member, Masses]] = []
         refusal: RateLimited | None = None
@@ -339,9 +366,11 @@ class ShardedReplayBuffer:
             raise refusal or BufferUnavailable("no shard can be reached")
         shares, commons = common_of([mass for _, mass in masses])
         counts = generator.multinomial(n, shares)
-        if any(count > mass.slack for count, (_, mass) in zip(counts, masses, strict=True)):
+        if counted and any(
+            count > mass.slack for count, (_, mass) in zip(counts, masses, strict=True)
+        ):
             raise RateLimited("the limiter lets inserts catch up first", RETRY_SECONDS)
-        if self._table.selector in ("fifo", "sequential"):
+        if self._table.selector in ("fifo", "sequential") and counted:
             commons = [b""] * len(commons)
         parts = zip(counts.tolist(), masses, commons, strict=True)
         return [(count, member, common) for count, (member, _), common in parts if count]
@@ -377,25 +406,3 @@ def common_of(masses: Sequence[Masses]) -> tuple[NDArray[np.float64], list[bytes
     shares /= shares.sum()
     packed = np.array(list(factors.items()), dtype=LABEL).tobytes()
     return shares, [struct.pack("<ddd", share, items, mass) + packed for share in shares]
-
-
-def merged(batches: Sequence[Batch]) -> Batch:
-    """Probe batches as one."""
-    first = batches[0]
-    names = set.intersection(*(set(batch.targets) for batch in batches))
-
-    def joined_arrays(field: str) -> NDArray[np.generic]:
-        return np.concatenate([getattr(batch, field) for batch in batches])
-
-    arrays = (
-        *("images", "target_labels", "predicted_classes", "confidences", "identities"),
-        *("probabilities", "weights", "ages"),
-    )
-    return replace(
-        first,
-        **{field: joined_arrays(field) for field in arrays},
-        targets={
-            name: np.concatenate([batch.targets[name] for batch in batches]) for name in names
-        },
-        population=sum(batch.population for batch in batches),
-    )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from buffer.config import Positive, SharedTables
-from buffer.parsing import Table
+from buffer.parsing import OFF_IS_A_WORD, Table
 
 
 class SynthesizerTable(Table):
@@ -27,7 +27,7 @@ class SynthesizerTable(Table):
     """w_task: weight of the modulated cross-entropy."""
     adversarial_agreement_only: bool = True
     """Count the adversarial term only where teacher and student agree (Fast-DFKD's mask)."""
-    diversity: Literal["share", "stretched", "off"] = "share"
+    diversity: Annotated[Literal["share", "stretched", "off"], OFF_IS_A_WORD] = "share"
     """First factor of phi: ``1 - count/|R|``, ``1 - count/max count``, or 1."""
     difficulty: bool = True
     """Second factor of phi: ``(1 - confidence)^gamma``, or 1."""

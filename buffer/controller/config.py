@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from buffer.config import SharedTables
 from buffer.errors import ConfigError
-from buffer.parsing import Table, explain
+from buffer.parsing import OFF_IS_A_WORD, Table, explain
 
 
 class ControllerTable(Table):
     """Who adjusts the sampling while the run goes on."""
 
-    policy: Literal["off", "fixed", "random", "learned"] = "fixed"
+    policy: Annotated[Literal["off", "fixed", "random", "learned"], OFF_IS_A_WORD] = "fixed"
     """``off``: no controller actor; ``fixed``: observes and keeps the configured parameters;
     ``random``: a random arm at each decision; ``learned``: see ``buffer.controller.policy``."""
     interval_seconds: Annotated[float, Field(gt=0)] = 20.0
@@ -22,12 +22,6 @@ class ControllerTable(Table):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Settings of the policy: ``reward`` for each; ``arms`` for ``random`` and ``learned``;
     ``discount`` and ``exploration`` for ``learned``."""
-
-    @field_validator("policy", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        """YAML reads a bare ``off`` as false."""
-        return "off" if value is False else value
 
 
 class ControllerFile(SharedTables):

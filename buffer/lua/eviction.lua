@@ -63,7 +63,8 @@ local function quotas(wanted, totals)
   local larger, sum = 0, 0
   -- The `larger` largest labels shrink, as long as that leaves them no smaller than the next one.
   repeat
-    larger, sum = larger + 1, sum + totals[labels[larger]]
+    larger = larger + 1
+    sum = sum + totals[labels[larger]]
     local following = labels[larger + 1]
   until not following or sum - larger * totals[following] >= wanted
   local left = sum - wanted

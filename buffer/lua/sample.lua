@@ -4,7 +4,8 @@
 -- KEYS     as in prelude.lua
 -- ARGV[1]  draws
 -- ARGV[2]  seed in [0, 2^31)
--- ARGV[3]  1 if these draws replace some of an earlier call, which the limiter has counted
+-- ARGV[3]  'draw'; 'redraw' if these draws replace some of an earlier call, which the limiter has
+--          counted; 'look' if it need not know of them
 -- ARGV[4]  '' for a buffer of one shard, else what the `masses` of all shards make together, packed:
 --          float64 this shard's share of the draws, items, mass; per label uint32 label, float64
 --          factor of its masses
@@ -16,8 +17,8 @@
 if not is_initialised() then
   return LOST
 end
-local draws, redraw = tonumber(ARGV[1]), ARGV[3] == '1'
-local refused = refusal(redraw and 0 or draws)
+local draws, purpose = tonumber(ARGV[1]), ARGV[3]
+local refused = refusal(purpose == 'draw' and draws or 0)
 if refused then
   return refused
 end
@@ -94,7 +95,9 @@ local function mean_weight()
   local sum = 0
   for place = 1, places do
     local each = values[place]
-    if kept == 1 then
+    if each + by_count == 0 then
+      -- Its label has no factor yet.
+    elseif kept == 1 then
       local chance = (each + by_count) * scale
       sum = sum + items[place] * chance * (size * chance) ^ -beta
     else
@@ -124,9 +127,9 @@ for i = 1, draws do
   reply[i + 1] = redis.call('GETRANGE', key, at, at + NAME_BYTES - 1) .. struct.pack('<d', chance * scale)
 end
 
-if redraw then
+if purpose == 'redraw' then
   count('redraws', draws)
-else
+elseif purpose == 'draw' then
   count('sampled', draws)
   if number(PARAMS, 'samples_per_insert') then
     change_balance(-draws)

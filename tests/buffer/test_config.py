@@ -32,6 +32,16 @@ def test_the_configured_cluster_wins_over_the_environment(monkeypatch: pytest.Mo
     assert needed_cluster_address(configured, "distiller") == "configured:1"
 
 
+def test_an_empty_address_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setenv("SSDKD_REDIS_URL", "")
+    assert cluster_address(RUN) is None
+    with pytest.raises(ConfigError, match=r"run.ray_address \(None\)"):
+        needed_cluster_address(RUN, "distiller")
+    with pytest.raises(ConfigError, match=r"buffer.url \(None\)"):
+        needed_redis_url(BufferTable(), "distiller")
+
+
 def test_the_environments_redis_wins_over_the_configured_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,8 +10,10 @@ import pytest
 from buffer import limiter, priorities
 from buffer.scripts import OPERATIONS
 
+LEASE = ("hold", "give_up")
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, *LEASE])
 def test_each_script_says_what_it_takes_returns_and_costs(operation: str) -> None:
     source = (resources.files("buffer") / "lua" / f"{operation}.lua").read_text()
     header = "\n".join(line for line in source.splitlines() if line.startswith("--"))
@@ -24,7 +26,8 @@ def test_each_script_says_what_it_takes_returns_and_costs(operation: str) -> Non
 
 def test_every_script_file_is_an_operation() -> None:
     files = {file.name for file in (resources.files("buffer") / "lua").iterdir()}
-    assert files == {f"{name}.lua" for name in (*OPERATIONS, "prelude", "weighing", "eviction")}
+    shared = ("prelude", "weighing", "eviction")
+    assert files == {f"{name}.lua" for name in (*OPERATIONS, *LEASE, *shared)}
 
 
 @pytest.mark.parametrize(

@@ -255,22 +255,22 @@ def test_releasing_no_permit_is_fine(make_replay: Make) -> None:
 
 def test_a_permit_lapses_with_its_lease(make_replay: Make, make_samples: Samples) -> None:
     replay = warm(
-        make_replay, make_samples, samples_per_insert=2.0, error_buffer=10, lease_seconds=0.4
+        make_replay, make_samples, samples_per_insert=2.0, error_buffer=10, lease_seconds=1
     )
     replay.request_permit(5, producer="a")
     assert not replay.request_permit(5, producer="b").granted
-    time.sleep(0.41)
+    time.sleep(1.01)
     assert replay.request_permit(5, producer="b").granted
     assert not insert(replay, make_samples(5), producer="a", sequence=1)
 
 
 def test_a_lapsed_permit_admits_nothing(make_replay: Make, make_samples: Samples) -> None:
     replay = warm(
-        make_replay, make_samples, samples_per_insert=2.0, error_buffer=10, lease_seconds=0.05
+        make_replay, make_samples, samples_per_insert=2.0, error_buffer=10, lease_seconds=1
     )
     replay.insert(make_samples(1), producer="b", sequence=1)
     assert replay.request_permit(4, producer="a").granted
-    time.sleep(0.06)
+    time.sleep(1.01)
     assert not insert(replay, make_samples(5), producer="a", sequence=1)
     assert insert(replay, make_samples(4), producer="a", sequence=1)
 

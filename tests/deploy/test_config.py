@@ -51,6 +51,14 @@ def test_the_error_buffer_defaults_to_ten_batches_of_the_larger_side() -> None:
             ["buffer.priority_exponent=2", "buffer.importance_exponent=0.5"],
             r"priority_exponent \* importance_exponent \(1\) is not below 1",
         ),
+        (
+            ["buffer.samples_per_insert=1e-9"],
+            r"buffer\.samples_per_insert \(.*\): is below 0\.001: the training would wait all but",
+        ),
+        (
+            ["buffer.lease_seconds=0.001"],
+            r"buffer\.lease_seconds \(0\.001\): is below 1: inserts would take longer, and fail",
+        ),
         (["buffer.capacity=100"], r"synthesizer\.batch_size \(200\) exceeds buffer\.capacity"),
         (
             ["buffer.samples_per_insert=4", "buffer.error_buffer=10"],
