@@ -10,7 +10,6 @@ import pytest
 from buffer import limiter, priorities
 from buffer.scripts import OPERATIONS
 
-
 LEASE = ("hold", "give_up")
 
 
