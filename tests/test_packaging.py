@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
 def test_tests_are_no_packages() -> None:
     # Otherwise tests/buffer would be imported in place of buffer.
     assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+def test_every_package_has_a_layer_for_each_of_its_modules() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layered = {name for each in contracts if each.get("exhaustive") for name in each["containers"]}
+    folders = {relative(path.parent) for path in MODULES}
+    assert layered == {folder.replace("/", ".") for folder in folders}
 
 
 def heavy_modules(code: str) -> set[str]:
