@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.config import CONFIGS, load
+from deploy.config import CONFIGS, PipelineConfig, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("buffer", "synthesizer", "distiller", "deploy")
@@ -130,6 +131,22 @@ def test_modules_are_short_and_say_what_they_are(path: Path) -> None:
     assert not BANNED & {path.stem, *path.relative_to(ROOT).parent.parts}
     assert len(source.splitlines()) <= MOST_LINES
     assert ast.get_docstring(ast.parse(source))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tree_in_the_readme_names_every_module_and_no_other(package: str) -> None:
+    tree = re.search(rf"^{package}/ .*?(?=^\S)", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert tree is not None
+    modules = {path.name for path in MODULES if path.is_relative_to(ROOT / package)}
+    assert set(re.findall(r"\w+\.py", tree[0])) == modules - {"__init__.py"}
+
+
+def test_the_page_of_settings_tells_of_every_table_and_is_up_to_date() -> None:
+    command = [sys.executable, "docs/configuration.py"]
+    made = subprocess.check_output(command, cwd=ROOT, text=True)
+    headings = [line for line in made.splitlines() if line.startswith("## ")]
+    assert all(f"`{table}`" in "".join(headings) for table in PipelineConfig.model_fields)
+    assert (ROOT / "docs/configuration.md").read_text() == made, "make docs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
