@@ -291,12 +291,9 @@ def params_of(fields: Mapping[str, str]) -> SamplingParams:
 @cache
 def source(operation: str) -> str:
     """The Lua source of an operation, behind what all of them share."""
-    return lua_file("prelude") + lua_file(operation)
-
-
-def lua_file(name: str) -> str:
-    """A file of ``lua/``, as it is."""
-    return (resources.files("buffer") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    folder = resources.files("buffer") / "lua"
+    names = ("prelude", operation)
+    return "".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
 
 
 def _pairs(flat: list[Any]) -> zip[tuple[Any, Any]]:
