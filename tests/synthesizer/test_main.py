@@ -39,9 +39,7 @@ def test_without_a_redis_url_it_says_what_to_set(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(file)]) == 2
-    assert "buffer.url (None): a synthesizer on its own needs a Redis" in (
-        capsys.readouterr().err
-    )
+    assert "buffer.url (None): a synthesizer on its own needs a Redis" in (capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
