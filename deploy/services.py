@@ -144,7 +144,7 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
     address = cluster_address(config.run)
     common = {
         "namespace": f"ssdkd-{config.run.name}",
-        "log_to_driver": config.run.log_level != "error",
+        "log_to_driver": config.run.log_level in ("debug", "info"),
         "logging_level": getattr(logging, config.run.log_level.upper()),
     }
     _connect(address, common)
