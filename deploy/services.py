@@ -29,7 +29,8 @@ from deploy.config import PipelineConfig
 from deploy.display import Display
 from deploy.supervisor import Supervisor, Totals
 from deploy.validate import cpu_shares, machine_cpus
-from distiller.service import fit
+from distiller.service import CHECKPOINTS, fit
+from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -165,8 +166,12 @@ def _train(
     """Starts the services, waits for the student, stops the services."""
     cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     actor_cpus, worker_cpus = cpu_shares(config, cpus)
+    checkpoints = out / CHECKPOINTS
+    forget_synthesizers(checkpoints)
     supervisor = Supervisor(
-        lambda number: start_synthesizer(config, url=url, index=number, cpus=actor_cpus),
+        lambda number: start_synthesizer(
+            config, url=url, index=number, cpus=actor_cpus, checkpoints=checkpoints
+        ),
         config.synthesizer.actors,
     )
     controller = (
@@ -178,7 +183,9 @@ def _train(
     try:
         with Display(replay, config.buffer.minimum, console):
             outcome.metrics = _wait(
-                lambda: fit(config, url=url, out=out, cpus=worker_cpus), supervisor, interrupt
+                lambda: fit(config, url=url, out=out, cpus=worker_cpus, began_seconds=0.0),
+                supervisor,
+                interrupt,
             )
     finally:
         supervisor.stop()
