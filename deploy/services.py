@@ -28,7 +28,8 @@ from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.supervisor import Supervisor
 from deploy.validate import cpu_shares, machine_cpus
-from distiller.service import end_early, fit
+from distiller.service import CHECKPOINTS, end_early, fit
+from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
 
 logger = logging.getLogger(__name__)
@@ -195,8 +196,12 @@ def _train(
 ) -> None:
     """Starts the services, waits for the student, stops the services."""
     actor_cpus, worker_cpus = cpu_shares(config, *_cluster_cpus())
+    checkpoints = out / CHECKPOINTS
+    forget_synthesizers(checkpoints)
     supervisor = Supervisor(
-        lambda number: start_synthesizer(config, url=url, index=number, cpus=actor_cpus),
+        lambda number: start_synthesizer(
+            config, url=url, index=number, cpus=actor_cpus, checkpoints=checkpoints
+        ),
         config.synthesizer.actors,
     )
     controller = _Controller(config, url, out) if config.controller.policy != "off" else None

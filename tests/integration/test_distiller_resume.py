@@ -212,17 +212,17 @@ def test_a_server_that_is_gone_is_said_before_anything_starts(
 def test_a_training_on_a_used_buffer_begins_anew(
     make_config: Configure, server: RedisServer, train: Train
 ) -> None:
-    """Started late, and once more when it has ended."""
     replay = fill(make_config(), server)
-    config = make_config("run.steps=null", "run.seconds=15")
-    time.sleep(16.0)  # the buffer is older than the whole budget
-    for attempt in (1, 2):
-        metrics = train(config).result()
-        assert metrics["student_steps"] > 0
-        assert 14 < metrics["elapsed_seconds"] < 25
+    for attempt, steps in ((1, 30), (2, 20)):
+        began = time.monotonic()
+        metrics = train(make_config(f"run.steps={steps}")).result()
+        assert metrics["student_steps"] == steps
+        assert metrics["samples_drawn"] == steps * 16
+        taken = time.monotonic() - began
+        assert 0 < metrics["first_step_at_seconds"] < metrics["elapsed_seconds"] < taken
         progress = replay.progress()
         assert progress is not None
-        assert progress.version == Version(attempt, metrics["student_steps"])
+        assert progress.version == Version(attempt, steps)
     replay.close()
 
 
