@@ -47,8 +47,8 @@ class RunTable(Table):
     ray_address: str | None = None
     """An existing Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    """Level of the services' logs; shown in the terminal from ``info`` on, together with Ray's, else
-    only in Ray's own log files."""
+    """Level of the services' logs, which are in Ray's log files; ``debug`` and ``info`` show them
+    in the terminal too, among Ray's own."""
 
     @property
     def folder(self) -> Path:
