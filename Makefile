@@ -11,7 +11,7 @@ DEV := .venv/.installed-dev
 DEMO := $(if $(wildcard $(DEV)),$(DEV),.venv/.installed-demo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench soak clean
+.PHONY: help demo test lint types docs bench soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(DEV) ## check style, format and the direction of imports
 
 types: $(DEV) ## check types
 	$(BIN)/mypy
+
+docs: $(DEV) ## write docs/configuration.md from the code
+	$(BIN)/python docs/configuration.py > docs/configuration.md
 
 bench: $(DEV) ## measure; figures depend on the machine
 	set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

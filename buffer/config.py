@@ -33,7 +33,7 @@ class RunTable(Table):
     """The run as a whole."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "run"
-    """Names keys in Redis and actors in Ray: two runs of one name share a buffer."""
+    """Names keys in Redis and actors in Ray; of two runs of one name at a time one is refused."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds every random generator; runs are still not bit-identical, their services race."""
     seconds: Annotated[float, Field(gt=0)] | None = None
@@ -47,7 +47,8 @@ class RunTable(Table):
     ray_address: str | None = None
     """An existing Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    """Level of the services' logs."""
+    """Level of the services' logs, which are in Ray's log files; ``debug`` and ``info`` show them
+    in the terminal too, among Ray's own."""
 
     @property
     def folder(self) -> Path:
@@ -125,7 +126,7 @@ class EvaluationTable(Table):
 
 
 class BufferTable(Table):
-    """The prioritised replay buffer."""
+    """The prioritised replay buffer. The controller may change what has a start value."""
 
     url: str | None = None
     """Redis URL (``redis://``, ``rediss://`` or ``unix://``). ``None``: a private server is
@@ -151,26 +152,26 @@ class BufferTable(Table):
     """A new sample's priority: its disagreement, or the 90th percentile or the highest of those in
     the buffer now."""
     priority_exponent: Annotated[float, Field(ge=0, le=2)] = 0.6
-    """alpha: start value of the sampling parameter."""
+    """alpha: 0 draws uniformly, 1 in proportion to the priority; start value."""
     importance_exponent: Share = 0.4
-    """beta: start value of the sampling parameter."""
+    """beta: 0 leaves the bias of prioritised draws, 1 corrects it fully; start value."""
     uniform_share: Share = 0.0
-    """Start value of the sampling parameter."""
+    """Share of draws made uniformly, whatever the priority; start value."""
     label_balance: Share = 0.0
-    """Start value of the sampling parameter."""
+    """0 draws labels by what their samples weigh, 1 every label alike; start value."""
     age_discount: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Start value of the sampling parameter."""
+    """Share of its chances a sample loses with each eighth of the buffer of age; start value."""
     # Inserts are admitted whenever draws have to wait (buffer.limiter), so no rate blocks both; but
-    # one of 1e-9 lets the student wait for a million rounds, and rounding may lose its payments.
+    # one of 1e-9 lets the student wait for a billion rounds, and rounding may lose its payments.
     samples_per_insert: (
         Annotated[float, at_least(0.001, "the training would wait all but for ever")] | None
     ) = None
     """Draws allowed per inserted sample, 0.001 or more; start value. ``None``: no limit in either
     direction."""
     difficulty_exponent: Annotated[float, Field(ge=0, le=5)] = 1.0
-    """gamma of the modulating function: start value of the sampling parameter."""
+    """gamma of the modulating function: 0 ignores the teacher's confidence; start value."""
     adversarial_weight: Annotated[float, Field(ge=0)] = 1.0
-    """w_adv of the next samples; no effect until the buffer has filled once. Start value."""
+    """w_adv of the next samples; no effect until the buffer has filled once; start value."""
     error_buffer: Annotated[float, Field(gt=0)] | None = None
     """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
     of the larger side."""

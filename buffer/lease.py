@@ -11,7 +11,7 @@ from typing import Self
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable, ConfigError
 from buffer.keys import Keys
-from buffer.scripts import lua_file
+from buffer.scripts import source
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ class RunLease:
 
     def __init__(self, url: str, run: str) -> None:
         self._run = run
-        self._key = [Keys(run).owner]
+        self._keys = [*Keys(run).scripted, Keys(run).owner]
         self._token = secrets.token_hex(8)
         self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run lease", daemon=True)
         self._connection = Connection(url)
-        self._hold = self._connection.script(lua_file("hold"))
-        self._give_up = self._connection.script(lua_file("give_up"))
+        self._hold = self._connection.script(source("hold"))
+        self._give_up = self._connection.script(source("give_up"))
 
     def __enter__(self) -> Self:
         try:
@@ -67,7 +67,7 @@ class RunLease:
         self._ended.set()
         self._thread.join()
         try:
-            self._give_up(self._key, [self._token])
+            self._give_up(self._keys, [self._token])
         except BufferUnavailable as failure:  # it expires by itself
             logger.warning("the name of the run could not be given back: %s", failure)
         self._connection.close()
@@ -82,7 +82,7 @@ class RunLease:
         return self._lost
 
     def _held(self) -> bool:
-        return bool(self._hold(self._key, [self._token, int(1000 * HELD_SECONDS)]))
+        return bool(self._hold(self._keys, [self._token, int(1000 * HELD_SECONDS)]))
 
     def _renew(self) -> None:
         while not self._lost and not self._ended.wait(HELD_SECONDS / 3):

@@ -344,13 +344,9 @@ def _refused(answer: list[Any]) -> Refused:
 @cache
 def source(operation: str) -> str:
     """The Lua source of an operation, behind what all of them share."""
+    folder = resources.files("buffer") / "lua"
     names = ("prelude", *SHARED.get(operation, ()), operation)
-    return "".join(lua_file(name) for name in names)
-
-
-def lua_file(name: str) -> str:
-    """A file of ``lua/``, as it is."""
-    return (resources.files("buffer") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    return "".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
 
 
 def _pairs(flat: list[Any]) -> zip[tuple[Any, Any]]:

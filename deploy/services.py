@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,11 +28,14 @@ from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.supervisor import Supervisor
 from deploy.validate import cpu_shares, machine_cpus
-from distiller.service import fit
+from distiller.service import CHECKPOINTS, end_early, fit
+from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
 
 logger = logging.getLogger(__name__)
 
+FINISH_SECONDS = 10.0
+"""The training may take so long to save its student when a run is ended early."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -141,7 +145,7 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
     address = cluster_address(config.run)
     common = {
         "namespace": f"ssdkd-{config.run.name}",
-        "log_to_driver": config.run.log_level != "error",
+        "log_to_driver": config.run.log_level in ("debug", "info"),
         "logging_level": getattr(logging, config.run.log_level.upper()),
     }
     _connect(address, common)
@@ -192,8 +196,12 @@ def _train(
 ) -> None:
     """Starts the services, waits for the student, stops the services."""
     actor_cpus, worker_cpus = cpu_shares(config, *_cluster_cpus())
+    checkpoints = out / CHECKPOINTS
+    forget_synthesizers(checkpoints)
     supervisor = Supervisor(
-        lambda number: start_synthesizer(config, url=url, index=number, cpus=actor_cpus),
+        lambda number: start_synthesizer(
+            config, url=url, index=number, cpus=actor_cpus, checkpoints=checkpoints
+        ),
         config.synthesizer.actors,
     )
     controller = _Controller(config, url, out) if config.controller.policy != "off" else None
@@ -201,8 +209,9 @@ def _train(
     try:
         with Display(replay, config.buffer.minimum, console):
             outcome.metrics = _wait(
-                lambda: fit(config, url=url, out=out, cpus=worker_cpus),
-                lambda: watch.check(supervisor),
+                lambda: fit(config, url=url, out=out, cpus=worker_cpus, began_seconds=0.0),
+                end=lambda: end_early(out),
+                check=lambda: watch.check(supervisor),
             )
     finally:
         supervisor.stop()
@@ -242,11 +251,19 @@ class _Controller:
 
 
 def _wait(
-    training: Callable[[], Mapping[str, Any]], check: Callable[[], None]
+    training: Callable[[], Mapping[str, Any]],
+    *,
+    end: Callable[[], None],
+    check: Callable[[], None],
 ) -> Mapping[str, Any]:
     """Runs the training in a thread, so that whatever else ends a run is noticed here.
 
     Why a thread: in the main thread Ray Train installs a SIGINT handler of its own.
+
+    Args:
+        training: returns its metrics.
+        end: asks the training to save what it has and to end.
+        check: raises what should end the run.
     """
     ended: list[Mapping[str, Any] | BaseException] = []
 
@@ -260,7 +277,19 @@ def _wait(
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
-        check()
+        try:
+            check()
+        except SsdkdError:
+            _end_training(thread, end)
+            raise
     if isinstance(ended[0], BaseException):
         raise ended[0]
     return ended[0]
+
+
+def _end_training(thread: threading.Thread, end: Callable[[], None]) -> None:
+    """Gives a training time to save its student; one that has not begun may overlook the first."""
+    deadline = time.monotonic() + FINISH_SECONDS
+    while thread.is_alive() and time.monotonic() < deadline:
+        end()
+        thread.join(0.5)

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 CONFTEST = Path(__file__).with_name("conftest.py")
+LISTED = tomllib.loads(CONFTEST.with_name("allowed_skips.toml").read_text())["skip"]
 ALLOWED = """
 [[skip]]
-nodeid = "test_*.py::test_gpu*"
+test = "test_it.py::test_gpu_speed"
 reason = "needs a CUDA device"
 """
 
@@ -29,21 +31,35 @@ def skipping(name: str, reason: str) -> str:
 
 
 def test_a_listed_skip_is_accepted(session: pytest.Pytester) -> None:
-    session.makepyfile(skipping("test_gpu_speed", "needs a CUDA device (found none)"))
+    session.makepyfile(test_it=skipping("test_gpu_speed", "needs a CUDA device (found none)"))
     result = session.runpytest_subprocess("--fail-on-skip")
     result.assert_outcomes(skipped=1)
     assert result.ret == pytest.ExitCode.OK
 
 
+def test_a_listed_test_may_skip_with_any_parameters(session: pytest.Pytester) -> None:
+    session.makepyfile(
+        test_it="import pytest\n\n@pytest.mark.parametrize('size', ['a/b', '*'])\n"
+        "def test_gpu_speed(size):\n    pytest.skip('needs a CUDA device')"
+    )
+    result = session.runpytest_subprocess("--fail-on-skip")
+    result.assert_outcomes(skipped=2)
+    assert result.ret == pytest.ExitCode.OK
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("test_gpu_speed", "no time"), ("test_speed", "needs a CUDA device")],
-    ids=["other_reason", "other_test"],
+    ("file", "name", "reason"),
+    [
+        ("test_it", "test_gpu_speed", "no time"),
+        ("test_it", "test_gpu_speed_too", "needs a CUDA device"),
+        ("test_other", "test_gpu_speed", "needs a CUDA device"),
+    ],
+    ids=["other_reason", "other_test", "other_file"],
 )
 def test_a_skip_that_is_not_listed_fails_the_session(
-    session: pytest.Pytester, name: str, reason: str
+    session: pytest.Pytester, file: str, name: str, reason: str
 ) -> None:
-    session.makepyfile(skipping(name, reason))
+    session.makepyfile(**{file: skipping(name, reason)})
     result = session.runpytest_subprocess("--fail-on-skip")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines([f"SKIP NOT ALLOWED *::{name}: Skipped: {reason}"])
@@ -63,6 +79,12 @@ def test_ci_in_the_environment_switches_the_guard_on(
     assert session.runpytest_subprocess().ret == pytest.ExitCode.OK
     monkeypatch.setenv("CI", "true")
     assert session.runpytest_subprocess().ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize("entry", LISTED, ids=lambda entry: entry["test"])
+def test_every_listed_skip_is_one_of_a_test_there_is(entry: dict[str, str]) -> None:
+    file, _, name = entry["test"].partition("::")
+    assert f"def {name}(" in (CONFTEST.parents[1] / file).read_text()
 
 
 def test_an_expected_failure_is_no_skip(session: pytest.Pytester) -> None:

@@ -3,15 +3,17 @@
 import ast
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from deploy.config import CONFIGS, load
+from deploy.config import CONFIGS, PipelineConfig, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("buffer", "synthesizer", "distiller", "deploy")
@@ -76,6 +78,14 @@ def test_tests_are_no_packages() -> None:
     assert list((ROOT / "tests").rglob("__init__.py")) == []
 
 
+def test_every_package_has_a_layer_for_each_of_its_modules() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    layered = {name for each in contracts if each.get("exhaustive") for name in each["containers"]}
+    folders = {relative(path.parent) for path in MODULES}
+    assert layered == {folder.replace("/", ".") for folder in folders}
+
+
 def heavy_modules(code: str) -> set[str]:
     """Which heavy modules a fresh interpreter has imported after some code."""
     report = (
@@ -121,6 +131,22 @@ def test_modules_are_short_and_say_what_they_are(path: Path) -> None:
     assert not BANNED & {path.stem, *path.relative_to(ROOT).parent.parts}
     assert len(source.splitlines()) <= MOST_LINES
     assert ast.get_docstring(ast.parse(source))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tree_in_the_readme_names_every_module_and_no_other(package: str) -> None:
+    tree = re.search(rf"^{package}/ .*?(?=^\S)", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert tree is not None
+    modules = {path.name for path in MODULES if path.is_relative_to(ROOT / package)}
+    assert set(re.findall(r"\w+\.py", tree[0])) == modules - {"__init__.py"}
+
+
+def test_the_page_of_settings_tells_of_every_table_and_is_up_to_date() -> None:
+    command = [sys.executable, "docs/configuration.py"]
+    made = subprocess.check_output(command, cwd=ROOT, text=True)
+    headings = [line for line in made.splitlines() if line.startswith("## ")]
+    assert all(f"`{table}`" in "".join(headings) for table in PipelineConfig.model_fields)
+    assert (ROOT / "docs/configuration.md").read_text() == made, "make docs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

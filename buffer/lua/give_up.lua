@@ -1,10 +1,11 @@
--- Gives up the name of a run, if it is still one's own. Stands without the prelude.
+-- Gives up the name of a run, if it is still one's own.
 --
--- KEYS[1]  owner
+-- KEYS     as in prelude.lua, then `owner`
 -- ARGV[1]  token of who asks
 -- Returns  1 if it was theirs, else 0
 -- Time     O(1)
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
+local OWNER = KEYS[#KEYS]
+if redis.call('GET', OWNER) == ARGV[1] then
+  return redis.call('DEL', OWNER)
 end
 return 0

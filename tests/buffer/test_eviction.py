@@ -35,9 +35,7 @@ def test_the_lowest_priorities_make_room(make_replay: Make, make_samples: Sample
     assert replay.info().evicted == 3
 
 
-def test_of_equal_priorities_the_oldest_make_room(
-    make_replay: Make, make_samples: Samples
-) -> None:
+def test_of_equal_priorities_the_oldest_make_room(make_replay: Make, make_samples: Samples) -> None:
     replay = make_replay(capacity=8, probe_capacity=0, eviction="lowest_priority")
     made = [make_samples(1)[0] for _ in range(12)]
     for sequence, sample in enumerate(made):
@@ -163,9 +161,7 @@ def test_damaged_samples_leave_slots_that_are_used_again(
     client: redis.Redis,
     keys: Key,
 ) -> None:
-    replay = make_redis(
-        capacity=6, probe_capacity=0, eviction="lowest_priority", cache_mebibytes=0
-    )
+    replay = make_redis(capacity=6, probe_capacity=0, eviction="lowest_priority", cache_mebibytes=0)
     replay.insert(make_samples(6), producer="a", sequence=1)
     client.delete(keys("x:2"), keys("x:4"))
     replay.sample(200, seed=0)

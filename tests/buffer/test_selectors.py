@@ -92,9 +92,7 @@ def test_reading_in_turn_gives_everything_once_round_and_round(
 
 
 @pytest.mark.parametrize("selector", ["prioritized", "fifo", "sequential"])
-def test_a_look_changes_nothing(
-    make_replay: Make, make_samples: Samples, selector: str
-) -> None:
+def test_a_look_changes_nothing(make_replay: Make, make_samples: Samples, selector: str) -> None:
     replay = make_replay(capacity=6, probe_capacity=0, min_size_to_sample=1, selector=selector)
     made = make_samples(5)
     replay.insert(made, producer="a", sequence=1)
