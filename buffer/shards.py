@@ -206,7 +206,7 @@ class ShardedReplayBuffer:
     def probe(self, n: int) -> Batch:
         """See :meth:`buffer.interface.Replay.probe`: of each shard in proportion."""
         check_count(n)
-        sizes = [(m, info.probe_size) for m, info in self._ask(self._live(), ReplayBuffer.info)]
+        sizes = [(m, info.probe_size) for m, info in self._ask_all(ReplayBuffer.info)]
         total = max(1, sum(size for _, size in sizes))
         found = [
             answer
@@ -244,7 +244,7 @@ class ShardedReplayBuffer:
 
     def info(self) -> BufferInfo:
         """See :meth:`buffer.interface.Replay.info`: of the shards that can be reached together."""
-        infos = [info for _, info in self._ask(self._live(), ReplayBuffer.info)]
+        infos = [info for _, info in self._ask_all(ReplayBuffer.info)]
         whole = infos[0]
         for info in infos[1:]:
             whole = whole.plus(info)
@@ -257,17 +257,16 @@ class ShardedReplayBuffer:
 
     def params(self) -> SamplingParams:
         """See :meth:`buffer.interface.Replay.params`: the newest."""
-        found = [params for _, params in self._ask(self._live(), ReplayBuffer.params)]
+        found = [params for _, params in self._ask_all(ReplayBuffer.params)]
         return max(found, key=lambda params: params.version)
 
     def set_params(self, params: SamplingParams) -> bool:
         """See :meth:`buffer.interface.Replay.set_params`: on every shard."""
-        return all(done for _, done in self._ask(self._live(), lambda r: r.set_params(params)))
+        return all(done for _, done in self._ask_all(lambda r: r.set_params(params)))
 
     def begin_attempt(self, role: str) -> int:
         """See :meth:`buffer.interface.Replay.begin_attempt`: the same on every shard."""
-        live = self._live()
-        begun = self._ask(live, lambda replay: replay.begin_attempt(role))
+        begun = self._ask_all(lambda replay: replay.begin_attempt(role))
         highest = max(attempt for _, attempt in begun)
         behind = [member for member, attempt in begun if attempt < highest]
         self._ask(behind, lambda replay: replay.begin_attempt(role, above=highest - 1))
@@ -275,11 +274,11 @@ class ShardedReplayBuffer:
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`: on every shard."""
-        self._ask(self._live(), lambda replay: replay.publish_progress(progress))
+        self._ask_all(lambda replay: replay.publish_progress(progress))
 
     def progress(self) -> StudentProgress | None:
         """See :meth:`buffer.interface.Replay.progress`: the newest."""
-        answers = self._ask(self._live(), lambda replay: replay.progress())
+        answers = self._ask_all(lambda replay: replay.progress())
         found = [progress for _, progress in answers if progress is not None]
         return max(found, key=lambda progress: progress.version) if found else None
 
@@ -292,7 +291,7 @@ class ShardedReplayBuffer:
 
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
         """See :meth:`buffer.interface.Replay.fetch_student`: the newest."""
-        versions = self._ask(self._live(), lambda replay: replay.student_version())
+        versions = self._ask_all(lambda replay: replay.student_version())
         member, newest = max(versions, key=lambda answer: answer[1])
         if newest in (NEVER, newer_than):
             return None
@@ -302,7 +301,7 @@ class ShardedReplayBuffer:
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`."""
-        self._ask(self._live(), lambda replay: replay.reset())
+        self._ask_all(lambda replay: replay.reset())
 
     def close(self) -> None:
         """See :meth:`buffer.interface.Replay.close`."""
@@ -316,11 +315,10 @@ class ShardedReplayBuffer:
             live = [member for member in self._members if member.connected]
             others = [member for member in live if member not in back]
             if back and others:
-                newest = max(
-                    (params for _, params in self._ask(others, ReplayBuffer.params)),
-                    key=lambda params: params.version,
-                )
-                self._ask(back, lambda replay: replay.set_params(newest))
+                known = [params for _, params in self._ask(others, ReplayBuffer.params)]
+                if known:
+                    newest = max(known, key=lambda params: params.version)
+                    self._ask(back, lambda replay: replay.set_params(newest))
             live = [member for member in live if member.connected]
         if not live:
             raise BufferUnavailable(f"none of the {len(self._members)} shards can be reached")
@@ -338,6 +336,17 @@ class ShardedReplayBuffer:
                 with self._lock:
                     member.leave_out(error)
         return answers
+
+    def _ask_all(self, question: Callable[[ReplayBuffer], Answer]) -> list[tuple[Member, Answer]]:
+        """The answers of all members that can be reached: at least one.
+
+        Raises:
+            BufferUnavailable: none can.
+        """
+        while True:
+            answers = self._ask(self._live(), question)
+            if answers:
+                return answers
 
     def _in_turn(self, sequence: int) -> list[Member]:
         """The shards that can be asked, another one first for each sequence."""

@@ -20,6 +20,7 @@ from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.scripts import Limits, Scripts
 from buffer.server import RedisServer
+from buffer.shards import connect
 
 RUNS = itertools.count()
 SERIALS = itertools.count()
@@ -79,6 +80,24 @@ def make_redis(server: RedisServer, run: str) -> Iterator[Callable[..., ReplayBu
     ) -> ReplayBuffer:
         limits = BufferTable(**table)
         replay = ReplayBuffer(limits, url=server.url, run=run, params=params, seed=1, fresh=fresh)
+        made.append(replay)
+        return replay
+
+    yield make
+    for replay in made:
+        replay.close()
+
+
+@pytest.fixture
+def make_sharded(server: RedisServer, run: str) -> Iterator[Callable[..., Replay]]:
+    """Makes buffers of several shards on one server that share their data."""
+    made = []
+
+    def make(
+        params: SamplingParams | None = None, shards: int = 2, seed: int = 1, **table: Any
+    ) -> Replay:
+        limits = BufferTable(shards=shards, **table)
+        replay = connect(limits, url=server.url, run=run, params=params, seed=seed)
         made.append(replay)
         return replay
 

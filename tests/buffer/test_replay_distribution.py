@@ -51,12 +51,17 @@ def skewed(make_samples: Samples, n: int = CAPACITY) -> list[Sample]:
     return make_samples(n, label=labels.tolist(), priority=priorities.tolist())
 
 
-def closed_form(samples: list[Sample], params: SamplingParams) -> dict[int, float]:
-    """The probability of each sample, by its number; ``samples`` in the order of insertion."""
+def closed_form(samples: list[Sample], params: SamplingParams, shards: int = 1) -> dict[int, float]:
+    """The probability of each sample, by its number.
+
+    ``samples`` in the order of insertion, as many into each of the shards one after the other; a
+    shard has cohorts of its own.
+    """
     masses = {}
+    part, width = len(samples) // shards, COHORT // shards
     for i, sample in enumerate(samples):
         quantised = 2 ** (round(4 * math.log2(sample.disagreement + 1e-6)) / 4)
-        behind = (len(samples) - 1) // COHORT - i // COHORT
+        behind = (part - 1) // width - i % part // width
         masses[i] = quantised**params.priority_exponent * (1 - params.age_discount) ** behind
     of_label: dict[int, float] = defaultdict(float)
     for i, mass in masses.items():

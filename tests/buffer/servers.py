@@ -1,0 +1,69 @@
+"""Real Redis servers on TCP that tests can stop, start again, and configure."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+from buffer.server import find_binary
+
+
+class TcpServer:
+    """A server in a folder of its own; stopped by SIGKILL, so that nothing is saved by the way.
+
+    Args:
+        folder: of its files; what it saved there is loaded at its start.
+        options: of ``redis-server``, as on its command line.
+        binary: the executable; default: the one the product uses.
+        tls: whether the port wants TLS; the certificates are in ``options``.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, binary: str | None = None, tls: bool = False
+    ) -> None:
+        self._folder, self._options, self._tls = folder, options, tls
+        self._binary = binary or find_binary()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        scheme = "rediss" if self._tls else "redis"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        port = ["--port", "0", "--tls-port"] if self._tls else ["--port"]
+        self._process = subprocess.Popen(
+            [
+                *(self._binary, *port, str(self.port), "--bind", "127.0.0.1"),
+                *("--save", "", "--dir", str(self._folder), *self._options),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(500):
+            assert self._process.poll() is None, "the server has ended"
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError("the server does not listen")
+
+    def save(self) -> None:
+        """Writes the snapshot that the next start loads."""
+        with redis.Redis.from_url(self.url) as client:
+            client.save()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
