@@ -90,6 +90,13 @@ def encode(sample: Sample, identity: Identity) -> bytes:
     return content + CRC.pack(zlib.crc32(content))
 
 
+def rename(payload: bytes, identity: NDArray[np.void]) -> bytes:
+    """An intact payload under another name, one of :data:`~buffer.sample.IDENTITY_DTYPE`."""
+    start = HEADER.itemsize - IDENTITY_DTYPE.itemsize
+    content = payload[:start] + identity.tobytes() + payload[HEADER.itemsize : -CRC.size]
+    return content + CRC.pack(zlib.crc32(content))
+
+
 def headers_of(samples: Sequence[Sample]) -> NDArray[np.void]:
     """``[n]`` of :data:`HEADER`, without identities, of samples with one form (see :func:`form`).
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -240,6 +241,24 @@ class Replay(Protocol):
 
         Raises:
             SchemaError: the stored snapshot is damaged.
+        """
+        ...
+
+    def snapshot(self, path: Path) -> int:
+        """Writes all samples, priorities, counters and parameters to a file; how many samples.
+
+        Others may go on meanwhile: it is the buffer of one moment, less what they evict before it
+        is written. See ``buffer.archive`` for the file.
+        """
+        ...
+
+    def restore(self, path: Path) -> int:
+        """Empties the buffer and fills it from a snapshot; how many samples are there now.
+
+        Under new identities. Into a smaller buffer only the newest samples go.
+
+        Raises:
+            SchemaError: the file is no snapshot, or damaged; the buffer may be empty by then.
         """
         ...
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from buffer.archive import ITEM, Chunk
 from buffer.batches import identity_array
+from buffer.codec import decode, encode
 from buffer.config import BufferTable
 from buffer.params import SamplingParams
 from buffer.priorities import OLDEST_COHORT, cohort_width, level_of, probabilities
-from buffer.sample import Sample
+from buffer.sample import Identity, Sample
 from buffer.version import NEVER, Version
 
 
@@ -51,7 +53,7 @@ class Items:
         self._incarnation = incarnation
         self._generations: Counter[int] = Counter()
         self._probes_inserted = 0
-        self._cursor = 0
+        self._cursor = self._head = 0
         self.train: dict[int, Item] = {}
         self.probes: dict[int, Item] = {}
         self.queue: list[Item] = []
@@ -88,6 +90,39 @@ class Items:
                     self.evicted += 1
         return taken
 
+    def as_chunk(self) -> Chunk:
+        """All items for an archive, the oldest first, then the probes."""
+        newest = (self.inserted - 1) // cohort_width(self._table.capacity)
+        held = [*sorted(self.train.values(), key=lambda item: item.cohort), *self.probes.values()]
+        payloads = [
+            encode(item.sample, Identity(0, self._incarnation, item.slot, item.generation))
+            for item in held
+        ]
+        items = np.zeros(len(held), dtype=ITEM)
+        items["bytes"] = [len(payload) for payload in payloads]
+        for row, item in enumerate(held):
+            items["probe"][row] = item.sample.split == "probe"
+            items["label"][row], items["level"][row] = item.sample.predicted_class, item.level
+            items["behind"][row] = min(newest - item.cohort, OLDEST_COHORT)
+            items["attempt"][row], items["step"][row] = item.version
+        return Chunk(items, payloads)
+
+    def put_back(self, row: NDArray[np.void], payload: bytes) -> Sample:
+        """Adds an item of an archive as it was, with another name; its sample."""
+        _, sample = decode(payload)
+        if row["probe"]:
+            self._add_probe(sample)
+            return sample
+        slot = len(self.train)
+        self._head = (slot + 1) % self._table.capacity
+        item = self._item(sample, slot)
+        newest = (self.inserted - 1) // cohort_width(self._table.capacity)
+        item.level, item.cohort = int(row["level"]), newest - int(row["behind"])
+        item.version = Version(int(row["attempt"]), int(row["step"]))
+        self.train[slot] = item
+        self.queue.append(item)
+        return sample
+
     def _next(self) -> Item:
         while self._cursor not in self.train:
             self._cursor = (self._cursor + 1) % self._table.capacity
@@ -99,7 +134,8 @@ class Items:
         """Slots for ``n`` samples; who was there is gone."""
         capacity = self._table.capacity
         if self._table.eviction == "oldest":
-            slots = [(self.inserted + i) % capacity for i in range(n)]
+            slots = [(self._head + i) % capacity for i in range(n)]
+            self._head = (self._head + n) % capacity
         else:
             slots = [slot for slot in range(capacity) if slot not in self.train][:n]
             before = self._labels()

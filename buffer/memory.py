@@ -13,11 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.archive import Archive, Meta, write
 from buffer.batches import (
     DEFAULT_ERROR_BUFFER,
     Draws,
@@ -42,6 +44,11 @@ from buffer.priorities import importance_weights, mean_weight
 from buffer.progress import StudentProgress
 from buffer.sample import Batch, Sample
 from buffer.version import NEVER, Version
+
+COUNTED = (
+    *("sampled", "redraws", "duplicates", "applied", "stale", "older"),
+    *("insert_waits", "sample_waits"),
+)
 
 
 @dataclass
@@ -234,6 +241,39 @@ class InMemoryReplayBuffer:
         with self._lock:
             known = self._state.student[0] in (NEVER, newer_than)
             return None if known else self._state.student
+
+    def snapshot(self, path: Path) -> int:
+        """See :meth:`buffer.interface.Replay.snapshot`."""
+        with self._lock:
+            state = self._state
+            counters = {
+                **{name: float(state.counts[name]) for name in COUNTED},
+                "inserted": float(state.items.inserted),
+                "evicted": float(state.items.evicted),
+                "balance": state.limiter.balance,
+                "warm": float(state.limiter.warm),
+            }
+            meta = Meta(counters, state.params, dict(self._attempts))
+            return write(path, meta, [state.items.as_chunk()])
+
+    def restore(self, path: Path) -> int:
+        """See :meth:`buffer.interface.Replay.restore`."""
+        with self._lock, Archive(path) as archive:
+            state = self._state = self._empty()
+            saved = archive.meta
+            self.set_params(saved.params)
+            state.counts.update({name: int(saved.counters[name]) for name in COUNTED})
+            state.limiter.balance = saved.counters["balance"]
+            state.limiter.warm = bool(saved.counters["warm"])
+            state.items.inserted = int(saved.counters["inserted"])
+            state.items.evicted = int(saved.counters["evicted"])
+            for role, attempt in saved.attempts.items():
+                self._attempts[role] = max(attempt, self._attempts[role])
+            wanted = archive.newest(self._table.capacity, self._table.probe_capacity)
+            for chunk in archive.chunks(wanted):
+                for item, payload in zip(chunk.items, chunk.payloads, strict=True):
+                    state.schema.update(schema_of([state.items.put_back(item, payload)]))
+            return int(wanted.sum())
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`."""

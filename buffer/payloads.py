@@ -64,6 +64,25 @@ class Payloads:
             intact[found] = True
         return combine(pieces, where), intact[where]
 
+    def raw(self, names: NDArray[np.void]) -> list[bytes | None]:
+        """The payloads of these identities ``[n]`` as they are; ``None`` for what is not intact."""
+        keys = self._keys.payloads(names["slot"].tolist())
+        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
+        found: list[bytes | None] = [None] * len(payloads)
+        for rows, samples in read(payloads):
+            for row, name in zip(rows.tolist(), samples.headers["identity"], strict=True):
+                found[row] = payloads[row] if name == names[row] else None
+        return found
+
+    def keep(self, names: NDArray[np.void], payloads: Sequence[bytes]) -> dict[str, str]:
+        """Writes payloads that have these names ``[n]`` already; dtypes and shapes in them."""
+        keys = self._keys.payloads(names["slot"].tolist())
+        self._connection.store(dict(zip(keys, payloads, strict=True)))
+        schema: dict[str, str] = {}
+        for _, samples in read(payloads):
+            schema |= samples.schema()
+        return schema
+
     def delete(self) -> None:
         """Deletes the payloads of all slots that the stored buffer has, whatever its limits.
 

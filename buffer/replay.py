@@ -13,10 +13,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.archive import Archive, Meta, write
 from buffer.batches import (
     LARGEST_UINT32,
     Draws,
@@ -45,6 +47,7 @@ from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import importance_weights, level_of
 from buffer.sample import Batch, Sample
+from buffer.saving import Dump, dump, load
 from buffer.scripts import (
     UPDATE,
     Drawn,
@@ -259,6 +262,27 @@ class ReplayBuffer(Notices):
     def close(self) -> None:
         """See :meth:`buffer.interface.Replay.close`."""
         self._connection.close()
+
+    def snapshot(self, path: Path) -> int:
+        """See :meth:`buffer.interface.Replay.snapshot`."""
+        meta, chunks = self.dump()
+        return write(path, meta, chunks)
+
+    def restore(self, path: Path) -> int:
+        """See :meth:`buffer.interface.Replay.restore`."""
+        with Archive(path) as archive:
+            wanted = archive.newest(self._table.capacity, self._table.probe_capacity)
+            return self.load(archive, wanted, archive.meta)
+
+    def dump(self) -> Dump:
+        """What a snapshot of this shard holds."""
+        return dump(self._scripts, self._payloads, self._table, self._shard)
+
+    def load(self, archive: Archive, wanted: NDArray[np.bool_], meta: Meta) -> int:
+        """Empties this shard and puts wanted items ``[N]`` of an archive into it; how many."""
+        self.reset()
+        self.set_params(meta.params)
+        return load(self._scripts, self._payloads, self._table, self._shard, archive, wanted, meta)
 
     def masses(self) -> Masses:
         """What this shard would contribute to a draw over all shards.

@@ -36,6 +36,10 @@ PAIR = np.dtype([("slot", "<u4"), ("generation", "<u4")])
 DRAW = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("probability", "<f8")])
 GROUP = np.dtype([("group", "<u4"), ("items", "<u4"), ("cohorts", "<u4", (16,))])
 UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
+RECORD = np.dtype(
+    [(name, "<u4") for name in ("state", "generation", "cell", "position", "attempt", "step")]
+)
+LOADED = np.dtype([(name, "<u4") for name in ("slot", "cell", "attempt", "step")])
 LABEL = np.dtype([("label", "<u4"), ("mass", "<f8")])
 _MASSES = struct.Struct("<Iddd")
 Purpose = Literal["draw", "redraw", "look"]
@@ -135,6 +139,21 @@ class Masses(NamedTuple):
     label_balance: float
     labels: NDArray[np.void]
     """Of :data:`LABEL`: the mass of each label's items."""
+
+
+class Dumped(NamedTuple):
+    """Everything that a snapshot needs but the payloads."""
+
+    incarnation: int
+    newest: int
+    """Number of the newest cohort."""
+    counters: dict[str, float]
+    params: SamplingParams
+    attempts: dict[str, int]
+    records: NDArray[np.void]
+    """``[capacity]`` of :data:`RECORD`."""
+    probes: NDArray[np.void]
+    """``[probe_capacity]`` of :data:`RECORD`."""
 
 
 class Picture(NamedTuple):
@@ -288,6 +307,32 @@ class Scripts:
             {name.decode(): float(value) for name, value in _pairs(counters)},
             dict(np.frombuffer(groups, dtype=GROUP)[["group", "items"]].tolist()),
         )
+
+    def dump(self) -> Dumped:
+        """Everything but the payloads, at one moment."""
+        incarnation, newest, counters, params, attempts, records, probes = self._ask("dump")
+        return Dumped(
+            int(incarnation),
+            int(newest),
+            {name.decode(): float(value) for name, value in _pairs(counters)},
+            params_of({name.decode(): value.decode() for name, value in _pairs(params)}),
+            {role.decode(): int(attempt) for role, attempt in _pairs(attempts)},
+            np.frombuffer(records, dtype=RECORD),
+            np.frombuffer(probes, dtype=RECORD),
+        )
+
+    def load(
+        self,
+        incarnation: int,
+        counters: str,
+        attempts: str,
+        schema: Mapping[str, str],
+        items: NDArray[np.void],
+    ) -> int:
+        """Puts items ``[n]`` of :data:`LOADED` back: how many."""
+        packed = items.tobytes()
+        answer = self._ask("load", incarnation, counters, attempts, json.dumps(schema), packed)
+        return int(answer)
 
     def _creation(self) -> tuple[int, str, str]:
         limits = {"error_buffer": f"{DEFAULT_ERROR_BUFFER:g}", **self._limits.fields()}

@@ -18,11 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.archive import Archive, Meta, write
 from buffer.batches import (
     Draws,
     assemble,
@@ -299,6 +302,28 @@ class ShardedReplayBuffer:
             return student
         return self.fetch_student(newer_than=newer_than)
 
+    def snapshot(self, path: Path) -> int:
+        """See :meth:`buffer.interface.Replay.snapshot`: of the shards that can be reached."""
+        dumps = [made for _, made in self._ask_all(ReplayBuffer.dump)]
+        return write(
+            path, together([made.meta for made in dumps]), chain(*(d.chunks for d in dumps))
+        )
+
+    def restore(self, path: Path) -> int:
+        """See :meth:`buffer.interface.Replay.restore`: onto the shards that can be reached."""
+        with Archive(path) as archive:
+            wanted = archive.newest(self._table.capacity, self._table.probe_capacity)
+            live = self._live()
+            turn = archive.ranks(wanted) % len(live)
+            meta = share_of(archive.meta, len(live))
+            loaded = 0
+            for number, member in enumerate(live):
+                part = partial(
+                    ReplayBuffer.load, archive=archive, wanted=wanted & (turn == number), meta=meta
+                )
+                loaded += sum(count for _, count in self._ask([member], part))
+            return loaded
+
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`."""
         self._ask_all(lambda replay: replay.reset())
@@ -387,6 +412,36 @@ class ShardedReplayBuffer:
     def _seed(self) -> int:
         with self._lock:
             return int(self._generator.integers(2**63))
+
+
+ADDED = frozenset(
+    ("inserted", "sampled", "evicted", "redraws", "duplicates", "applied", "stale", "older")
+) | frozenset(("insert_waits", "sample_waits", "balance"))
+"""Counters of which each shard has a part."""
+
+
+def together(metas: Sequence[Meta]) -> Meta:
+    """What shards are beside their items, as of one."""
+    first = max(metas, key=lambda meta: meta.params.version)
+    counters = {
+        name: sum(meta.counters[name] for meta in metas) if name in ADDED else value
+        for name, value in first.counters.items()
+    }
+    attempts: dict[str, int] = {}
+    for meta in metas:
+        for role, attempt in meta.attempts.items():
+            attempts[role] = max(attempt, attempts.get(role, 0))
+    return Meta(counters, first.params, attempts)
+
+
+def share_of(meta: Meta, shards: int) -> Meta:
+    """The part of one of several shards; of what cannot be divided a little more than its part."""
+    counters = {
+        name: value / shards if name == "balance" else -(-value // shards)
+        for name, value in meta.counters.items()
+        if name in ADDED
+    }
+    return meta._replace(counters={**meta.counters, **counters})
 
 
 def common_of(masses: Sequence[Masses]) -> tuple[NDArray[np.float64], list[bytes]]:

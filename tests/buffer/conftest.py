@@ -97,7 +97,8 @@ def make_sharded(server: RedisServer, run: str) -> Iterator[Callable[..., Replay
         params: SamplingParams | None = None, shards: int = 2, seed: int = 1, **table: Any
     ) -> Replay:
         limits = BufferTable(shards=shards, **table)
-        replay = connect(limits, url=server.url, run=run, params=params, seed=seed)
+        name = f"{run}-{shards}"
+        replay = connect(limits, url=server.url, run=name, params=params, seed=seed)
         made.append(replay)
         return replay
 
