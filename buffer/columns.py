@@ -190,29 +190,28 @@ def joined(pieces: Sequence[Columns]) -> Columns:
 
 
 def _sheet(rows: NDArray[np.intp], samples: Sequence[Sample]) -> Sheet:
-    headers = headers_of(samples)
     described = np.frombuffer(description(samples[0]), dtype=np.uint8)
-    parts = [np.stack([sample.image for sample in samples])]
+    parts = [
+        headers_of(samples),
+        np.broadcast_to(described, (len(samples), len(described))),
+        np.stack([sample.image for sample in samples]),
+    ]
     for name, values in samples[0].targets.items():
         stacked = np.stack([sample.targets[name] for sample in samples])
         parts.append(stacked.astype(stored_as(name, values), copy=False))
-    return Sheet(
-        rows,
-        np.concatenate(
-            [
-                _as_bytes(headers),
-                np.broadcast_to(described, (len(rows), len(described))),
-                *(_as_bytes(part) for part in parts),
-            ],
-            axis=1,
-        ),
-    )
+    payloads = np.empty((len(samples), sum(part[0].nbytes for part in parts)), dtype=np.uint8)
+    start = 0
+    for part in parts:
+        stop = start + part[0].nbytes
+        payloads[:, start:stop] = _as_bytes(part)
+        start = stop
+    return Sheet(rows, payloads)
 
 
 def _as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """``[n, ...]`` as ``[n, bytes]``."""
-    contiguous = np.ascontiguousarray(values)
-    return np.frombuffer(contiguous.tobytes(), dtype=np.uint8).reshape(len(values), -1)
+    rows = np.ascontiguousarray(values).reshape(len(values), -1)
+    return rows.view(np.uint8) if rows.size else np.zeros((len(values), 0), dtype=np.uint8)
 
 
 def _same_form(matrix: NDArray[np.uint8], layout: Layout) -> NDArray[np.bool_]:
