@@ -19,7 +19,7 @@ import pytest
 from distiller.service import CHECKPOINTS
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
-EXTRA_SECONDS = 40
+EXTRA_SECONDS = 35
 """For starting, the first checkpoint, and for going on after the last shot."""
 PAUSES_SECONDS = (5.0, 30.0)
 """Between shots: time to recover. Who dies more often than this is given up, and rightly."""
