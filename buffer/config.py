@@ -47,7 +47,8 @@ class RunTable(Table):
     ray_address: str | None = None
     """An existing Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    """Level of the services' logs."""
+    """Level of the services' logs, which are in Ray's log files; ``debug`` and ``info`` show them
+    in the terminal too, among Ray's own."""
 
     @property
     def folder(self) -> Path:

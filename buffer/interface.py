@@ -137,8 +137,13 @@ class Replay(Protocol):
         """
         ...
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """Draws ``n`` training samples. ``seed`` makes the draw reproducible.
+
+        Draws that are not ``counted`` are for looking, not for training: the limiter neither
+        refuses nor notes them.
 
         Raises:
             RateLimited: too few samples, or the limiter refuses.

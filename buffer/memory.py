@@ -124,12 +124,14 @@ class InMemoryReplayBuffer:
             state.limiter.inserted(len(train), total=state.items.inserted, per_insert=per_insert)
             return InsertResult(len(samples), False)
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
         with self._lock:
             state = self._state
-            self._admit_draws(n)
+            self._admit_draws(n, counted=counted)
             items = list(state.items.train.values())
             chances = state.items.probabilities(state.params)
             seed = self._random.getrandbits(63) if seed is None else seed
@@ -277,11 +279,13 @@ class InMemoryReplayBuffer:
         if n > 0 and not permitted and not self._may_insert(producer, n):
             raise RateLimited("the limiter lets draws catch up first", RETRY_SECONDS)
 
-    def _admit_draws(self, n: int) -> None:
+    def _admit_draws(self, n: int, *, counted: bool) -> None:
         state, per_insert = self._state, self._state.params.samples_per_insert
         if not state.limiter.warm:
             state.counts["sample_waits"] += 1
             raise RateLimited("too few samples", FILLING_RETRY_SECONDS)
+        if not counted:
+            return
         if not state.limiter.may_draw(n, per_insert=per_insert):
             state.counts["sample_waits"] += 1
             raise RateLimited("the limiter lets inserts catch up first", RETRY_SECONDS)

@@ -57,13 +57,13 @@ class StudentProgress(BaseModel):
     elapsed_share: float = 0.0
     """Share of the budget that is spent, in [0, 1]; schedules follow it."""
     elapsed_seconds: float = 0.0
-    """Wall time since the first service started, evaluation excluded."""
+    """Wall time since the run began, or the training if it is on its own; evaluation excluded."""
     evaluation_seconds: float = 0.0
     """Time spent on test data; not part of the budget."""
     first_step_at_seconds: float | None = None
     """``elapsed_seconds`` at the first student step of the run."""
     inserted_at_first_step: int | None = None
-    """Samples inserted before the first student step."""
+    """Samples inserted before the first student step; unknown if the buffer was away just then."""
     samples_drawn: int = 0
     """Samples the student has trained on, over all workers."""
     busy_seconds: float = 0.0
@@ -79,9 +79,11 @@ class StudentProgress(BaseModel):
     agreement: float = 0.0
     """Share of equal argmax on drawn samples, in [0, 1], last interval."""
     ess_ratio: float = 1.0
-    """Effective sample size of the importance weights over the batch size, last interval."""
+    """Effective sample size of the priorities, ``1 / sum_i P_i^2``, over the number of items; in
+    (0, 1], estimated from the draws of the last interval."""
     mean_age: float = 0.0
-    """Mean age of drawn samples in student steps, last interval."""
+    """Mean age of the buffer's items in student steps, estimated from the draws of the last
+    interval."""
     probe: ProbeReport | None = None
     """The newest probe measurement, if the controller is on."""
 

@@ -38,10 +38,10 @@ from buffer.connection import Connection
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.keys import Keys
+from buffer.notices import Notices
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import importance_weights, level_of
-from buffer.progress import StudentProgress, read_progress
 from buffer.sample import Batch, Sample
 from buffer.scripts import (
     UPDATE,
@@ -49,12 +49,11 @@ from buffer.scripts import (
     Insert,
     Limits,
     Misfit,
+    Purpose,
     Refused,
     Reserved,
     Scripts,
-    params_of,
 )
-from buffer.snapshots import pack, unpack
 from buffer.version import Version
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ UPDATES_PER_CALL = 1024
 """Bounds how long a call keeps the server busy."""
 
 
-class ReplayBuffer:
+class ReplayBuffer(Notices):
     """A :class:`~buffer.interface.Replay` in Redis. May be used from several threads.
 
     Args:
@@ -101,22 +100,23 @@ class ReplayBuffer:
         self._lock = threading.Lock()
         self._generator = np.random.default_rng(seed)
         self._epochs: dict[str, int] = {}
-        self._connection = Connection(url)
-        self._payloads = Payloads(self._connection, self._keys)
+        connection = Connection(url)
+        self._payloads = Payloads(connection, self._keys)
+        scripts = Scripts(
+            connection,
+            self._keys,
+            Limits.of(table),
+            params or start_params(table),
+            lambda: secrets.randbits(32),
+        )
+        super().__init__(connection, self._keys, scripts)
         try:
-            self._scripts = Scripts(
-                self._connection,
-                self._keys,
-                Limits.of(table),
-                params or start_params(table),
-                lambda: secrets.randbits(32),
-            )
             if fresh:
                 self.reset()
             else:
-                self._scripts.init()
+                scripts.init()
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
@@ -155,13 +155,16 @@ class ReplayBuffer:
         visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)
         return InsertResult(visible, False)
 
-    def sample(self, n: int, *, seed: int | None = None, student_step: int = 0) -> Batch:
+    def sample(
+        self, n: int, *, seed: int | None = None, student_step: int = 0, counted: bool = True
+    ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
         samples: list[Sample] = []
         rounds: list[Draws] = []
         for round_seed in self._seeds(seed):
-            answer = self._scripts.sample(n - len(samples), round_seed, redraw=bool(rounds))
+            purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
+            answer = self._scripts.sample(n - len(samples), round_seed, purpose)
             if isinstance(answer, Refused):
                 raise RateLimited(answer.reason, answer.retry_after_seconds)
             found = self._payloads.read(answer.incarnation, answer.draws)
@@ -219,44 +222,6 @@ class ReplayBuffer:
             class_counts=picture.totals(lambda cell: cell >> 16),
             level_counts=picture.totals(lambda cell: cell >> 8 & 0xFF),
         )
-
-    def params(self) -> SamplingParams:
-        """See :meth:`buffer.interface.Replay.params`."""
-        fields = self._connection.fields(self._keys.params)
-        if not fields:
-            self._scripts.init()
-            fields = self._connection.fields(self._keys.params)
-        return params_of(fields)
-
-    def set_params(self, params: SamplingParams) -> bool:
-        """See :meth:`buffer.interface.Replay.set_params`."""
-        check_uint32(**params.version._asdict())
-        return self._scripts.set_params(params)
-
-    def begin_attempt(self, role: str) -> int:
-        """See :meth:`buffer.interface.Replay.begin_attempt`."""
-        return self._scripts.begin_attempt(role)
-
-    def publish_progress(self, progress: StudentProgress) -> None:
-        """See :meth:`buffer.interface.Replay.publish_progress`."""
-        check_uint32(**progress.version._asdict())
-        value = progress.model_dump_json().encode()
-        self._connection.publish(self._keys.progress, value, progress.version)
-
-    def progress(self) -> StudentProgress | None:
-        """See :meth:`buffer.interface.Replay.progress`."""
-        value = self._connection.published(self._keys.progress)
-        return None if value is None else read_progress(value)
-
-    def publish_student(self, weights: bytes, *, version: Version) -> None:
-        """See :meth:`buffer.interface.Replay.publish_student`."""
-        check_uint32(**version._asdict())
-        self._connection.publish(self._keys.student, pack(weights, version), version)
-
-    def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
-        """See :meth:`buffer.interface.Replay.fetch_student`."""
-        value = self._connection.published(self._keys.student, newer_than=newer_than)
-        return None if value is None else unpack(value)
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`; back to this client's start parameters."""

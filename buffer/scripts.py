@@ -32,6 +32,8 @@ RESERVE_ROUNDS = 3
 PAIR = np.dtype([("slot", "<u4"), ("generation", "<u4")])
 DRAW = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("probability", "<f8")])
 UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
+Purpose = Literal["draw", "redraw", "look"]
+"""Why draws are made: the limiter minds only the first, the second replace some of a first."""
 _DRAWN = struct.Struct("<IIIIdd")
 
 
@@ -194,9 +196,9 @@ class Scripts:
         """Makes reserved samples visible: how many did become so."""
         return int(self._ask("commit", *insert, incarnation, cells.astype("<u4").tobytes()))
 
-    def sample(self, draws: int, seed: int, *, redraw: bool) -> Drawn | Refused:
+    def sample(self, draws: int, seed: int, purpose: Purpose = "draw") -> Drawn | Refused:
         """Draws training samples."""
-        answer = self._ask("sample", draws, seed, int(redraw))
+        answer = self._ask("sample", draws, seed, purpose)
         if isinstance(answer, list):
             filling = answer[2] == b"filling"
             reason = "too few samples" if filling else "the limiter lets inserts catch up first"

@@ -7,6 +7,7 @@ from pathlib import Path
 from buffer.errors import ConfigError
 from buffer.models import build
 from deploy.config import load
+from deploy.validate import set_threads
 from distiller.evaluation import EvaluationSet
 
 
@@ -30,4 +31,5 @@ def evaluate(folder: Path, data: str | None) -> dict[str, float]:
     if table.data is None:
         raise ConfigError("evaluation.data (None): nothing to measure on; give --data")
     spec = config.student.model_copy(update={"weights": str(student)})
+    set_threads()
     return EvaluationSet.load(table, config.teacher).compare(build(config.teacher), build(spec))

@@ -6,10 +6,12 @@ the same. Ray and torch are imported only when the configuration has been parsed
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.logging import RichHandler
 
 from deploy.auth import lock_private_cluster
 from deploy.config import load, locate
@@ -41,17 +43,25 @@ def execute(
     """
     seeded = assignments if seed is None else [*assignments, f"run.seed={seed}"]
     tables = load(locate(config), seeded)
+    logging.basicConfig(
+        level=tables.run.log_level.upper(),
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False)],
+    )
     folder = (out or tables.run.folder).resolve()
     lock_private_cluster(tables.run)
     from buffer.config import absolute_paths
     from deploy import services
-    from deploy.validate import validate, with_teacher
+    from deploy.folder import claimed
+    from deploy.validate import set_threads, validate, with_teacher
 
+    set_threads()
     tables = absolute_paths(tables)
     validate(tables)
-    with console.status("preparing the teacher"):
-        tables = with_teacher(tables, folder)
-    return services.run(tables, folder, console), folder
+    with claimed(folder):
+        with console.status("preparing the teacher"):
+            tables = with_teacher(tables, folder)
+        return services.run(tables, folder, console), folder
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -29,8 +28,7 @@ MAX_ROWS = 100
 
 
 def clear(out: Path) -> None:
-    """Makes the output folder and removes an earlier run's results, so that none is mistaken."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Removes an earlier run's results, so that none is mistaken for this one's."""
     for name in ("result.json", "student.safetensors", "samples.png", "controller.jsonl"):
         (out / name).unlink(missing_ok=True)
 
@@ -70,18 +68,22 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit of the source tree, with ``-dirty`` if it was changed; ``None`` outside of git."""
+    """The commit of the source tree, with ``-dirty`` if it was changed.
+
+    ``None`` outside of git, and where we are installed in somebody else's repository.
+    """
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
 
 
 def gallery(replay: Replay, classes: int) -> Image.Image | None:
@@ -108,12 +110,13 @@ def gallery(replay: Replay, classes: int) -> Image.Image | None:
 
 
 def _draw(replay: Replay) -> list[Batch]:
-    """As many small draws as the limiter admits, up to what fills a gallery."""
-    drawn: list[Batch] = []
-    with contextlib.suppress(RateLimited):
-        for seed in range(GALLERY_DRAWS):
-            drawn.append(replay.sample(GALLERY_BATCH, seed=seed))
-    return drawn
+    """What fills a gallery; nothing if there is too little to draw from."""
+    try:
+        return [
+            replay.sample(GALLERY_BATCH, seed=seed, counted=False) for seed in range(GALLERY_DRAWS)
+        ]
+    except RateLimited:
+        return []
 
 
 def _picture(grid: NDArray[np.uint8]) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,19 +20,22 @@ from buffer.config import cluster_address, redis_url
 from buffer.controller.service import start as start_controller
 from buffer.errors import ConfigError, Interrupted, SsdkdError
 from buffer.lease import RunLease
-from buffer.models import build, from_bytes
-from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
-from buffer.version import NEVER, Version
 from deploy import report
 from deploy.config import PipelineConfig
 from deploy.display import Display
-from deploy.supervisor import Supervisor, Totals
+from deploy.ending import Outcome, save
+from deploy.supervisor import Supervisor
 from deploy.validate import cpu_shares, machine_cpus
-from distiller.service import fit
+from distiller.service import CHECKPOINTS, end_early, fit
+from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
 
+logger = logging.getLogger(__name__)
+
+FINISH_SECONDS = 10.0
+"""The training may take so long to save its student when a run is ended early."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -69,14 +73,6 @@ class _Interrupt:
         return threading.current_thread() is threading.main_thread()
 
 
-class _Outcome:
-    """How the training part of a run went, as far as it went."""
-
-    def __init__(self) -> None:
-        self.metrics: Mapping[str, Any] = {}
-        self.totals = Totals()
-
-
 def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
     """Runs everything and writes the outputs.
 
@@ -96,22 +92,47 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
         Interrupted: a signal ended the run; what there is was saved.
         SsdkdError: a service could not be started or kept running; likewise.
     """
+    outcome = Outcome()
     with ExitStack() as stack:
         interrupt = stack.enter_context(_Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
-        stack.enter_context(RunLease(url, config.run.name))
-        report.clear(out)
-        report.write_config(config, out)
+        lease = stack.enter_context(RunLease(url, config.run.name))
         replay = ReplayBuffer(config.buffer, url=url, run=config.run.name, fresh=True)
         stack.callback(replay.close)
         stack.enter_context(cluster(config))
         interrupt.listen()
-        outcome = _Outcome()
+        report.clear(out)
+        report.write_config(config, out)
         try:
-            _train(config, url, replay, out, console, outcome, interrupt)
-        finally:
-            result = _save(config, replay, outcome, out)
-    return result
+            watch = _Watch(interrupt, lease, config.run.name)
+            _train(config, url, replay, out, console, outcome, watch)
+        except BaseException as error:
+            outcome.error = error
+            try:
+                save(config, replay, outcome, out)
+            except Exception:  # what ended the run is what the user has to know first
+                logger.exception("what the run made by then could not be saved")
+            raise
+        return save(config, replay, outcome, out)
+
+
+class _Watch:
+    """What ends a run before its training does."""
+
+    def __init__(self, interrupt: _Interrupt, lease: RunLease, name: str) -> None:
+        self._interrupt, self._lease, self._name = interrupt, lease, name
+
+    def check(self, supervisor: Supervisor) -> None:
+        """Raises what should end the run now, if anything."""
+        if self._interrupt.is_set():
+            raise Interrupted("the run was interrupted; what there was by then is saved")
+        if self._lease.lost:
+            raise SsdkdError(
+                f"run.name ({self._name}): another run has taken this name and emptied the buffer; "
+                "what there was by then is saved"
+            )
+        if (failure := supervisor.failure()) is not None:
+            raise SsdkdError(f"no synthesizer can be kept running: {failure}")
 
 
 @contextmanager
@@ -127,9 +148,17 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
         "log_to_driver": config.run.log_level in ("debug", "info"),
         "logging_level": getattr(logging, config.run.log_level.upper()),
     }
-    if address is not None:
-        ray.init(address=address, **common)
-    else:
+    _connect(address, common)
+    try:
+        _check_reachable(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, common: Mapping[str, Any]) -> None:
+    """Joins the cluster at an address, or starts a private one."""
+    if address is None:
         ray.init(
             address="local",
             num_cpus=machine_cpus(),
@@ -137,11 +166,14 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
             include_dashboard=False,
             **common,
         )
+        return
     try:
-        _check_reachable(config)
-        yield
-    finally:
-        ray.shutdown()
+        ray.init(address=address, **common)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"run.ray_address ({address}): no Ray cluster of this version answers there, nothing "
+            f"was started: {error}"
+        ) from error
 
 
 def _check_reachable(config: PipelineConfig) -> None:
@@ -159,49 +191,79 @@ def _train(
     replay: ReplayBuffer,
     out: Path,
     console: Console,
-    outcome: _Outcome,
-    interrupt: _Interrupt,
+    outcome: Outcome,
+    watch: _Watch,
 ) -> None:
     """Starts the services, waits for the student, stops the services."""
-    cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
-    actor_cpus, worker_cpus = cpu_shares(config, cpus)
+    actor_cpus, worker_cpus = cpu_shares(config, *_cluster_cpus())
+    checkpoints = out / CHECKPOINTS
+    forget_synthesizers(checkpoints)
     supervisor = Supervisor(
-        lambda number: start_synthesizer(config, url=url, index=number, cpus=actor_cpus),
+        lambda number: start_synthesizer(
+            config, url=url, index=number, cpus=actor_cpus, checkpoints=checkpoints
+        ),
         config.synthesizer.actors,
     )
-    controller = (
-        None
-        if config.controller.policy == "off"
-        else start_controller(config, url=url, log=out / "controller.jsonl")
-    )
+    controller = _Controller(config, url, out) if config.controller.policy != "off" else None
     supervisor.start()
     try:
         with Display(replay, config.buffer.minimum, console):
             outcome.metrics = _wait(
-                lambda: fit(config, url=url, out=out, cpus=worker_cpus), supervisor, interrupt
+                lambda: fit(config, url=url, out=out, cpus=worker_cpus, began_seconds=0.0),
+                end=lambda: end_early(out),
+                check=lambda: watch.check(supervisor),
             )
     finally:
         supervisor.stop()
         outcome.totals = supervisor.totals()
         if controller is not None:
-            _end(controller)
+            outcome.controller_failure = controller.end()
 
 
-def _end(controller: Any) -> None:
-    """Lets the controller finish its decision, then ends the actor."""
-    with suppress(ray.exceptions.RayError):
-        ray.get(controller.stop.remote(), timeout=5.0)
-    ray.kill(controller)
+def _cluster_cpus() -> tuple[float, float]:
+    """CPUs of the cluster, and of its largest node."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = [node["Resources"].get("CPU", 0.0) for node in nodes]
+    return sum(cpus), max(cpus, default=0.0)
+
+
+class _Controller:
+    """The controller of a run."""
+
+    def __init__(self, config: PipelineConfig, url: str, out: Path) -> None:
+        self._actor, self._run = start_controller(config, url=url, log=out / "controller.jsonl")
+
+    def end(self) -> str | None:
+        """Lets it finish its decision and ends it; why it had ended before, if it had."""
+        failure = None
+        with suppress(ray.exceptions.GetTimeoutError):
+            try:
+                ended, _ = ray.wait([self._run], timeout=0)
+                ray.get(ended)
+                ray.get(self._actor.stop.remote(), timeout=5.0)
+            except ray.exceptions.RayError as error:
+                failure = str(error)
+                logger.error(
+                    "the controller failed, the last parameters stayed in force: %s", error
+                )
+        ray.kill(self._actor)
+        return failure
 
 
 def _wait(
     training: Callable[[], Mapping[str, Any]],
-    supervisor: Supervisor,
-    interrupt: _Interrupt,
+    *,
+    end: Callable[[], None],
+    check: Callable[[], None],
 ) -> Mapping[str, Any]:
-    """Runs the training in a thread, so that signals and dead synthesizers are noticed here.
+    """Runs the training in a thread, so that whatever else ends a run is noticed here.
 
     Why a thread: in the main thread Ray Train installs a SIGINT handler of its own.
+
+    Args:
+        training: returns its metrics.
+        end: asks the training to save what it has and to end.
+        check: raises what should end the run.
     """
     ended: list[Mapping[str, Any] | BaseException] = []
 
@@ -215,67 +277,19 @@ def _wait(
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
-        if interrupt.is_set():
-            raise Interrupted("the run was interrupted; what there was by then is saved")
-        if (failure := supervisor.failure()) is not None:
-            raise SsdkdError(f"no synthesizer can be kept running: {failure}")
+        try:
+            check()
+        except SsdkdError:
+            _end_training(thread, end)
+            raise
     if isinstance(ended[0], BaseException):
         raise ended[0]
     return ended[0]
 
 
-def _save(
-    config: PipelineConfig, replay: ReplayBuffer, outcome: _Outcome, out: Path
-) -> dict[str, Any]:
-    """Writes the student, the result and the picture; returns the result."""
-    snapshot = replay.fetch_student(newer_than=NEVER)
-    version = NEVER
-    if snapshot is not None:
-        version, weights = snapshot
-        build(config.student, weights=from_bytes(weights))  # what is saved can be loaded
-        report.write_atomically(out / "student.safetensors", weights)
-    result = _result(config, replay, outcome, version)
-    report.write_result(result, out)
-    picture = report.gallery(replay, config.teacher.classes)
-    if picture is not None:
-        picture.save(out / "samples.png")
-    return result
-
-
-def _result(
-    config: PipelineConfig, replay: ReplayBuffer, outcome: _Outcome, student: Version
-) -> dict[str, Any]:
-    """Everything ``result.json`` holds; what was not measured is ``None``."""
-    info, totals, metrics = replay.info(), outcome.totals, outcome.metrics
-    progress = replay.progress() or StudentProgress(elapsed_seconds=info.seconds)
-    first = progress.inserted_at_first_step
-    measured = ("teacher_accuracy", "student_accuracy", "agreement", "loyalty")
-    return {
-        "method": config.synthesizer.method,
-        "seed": config.run.seed,
-        **{name: metrics.get(name) for name in measured},
-        "wall_seconds": progress.elapsed_seconds,
-        "evaluation_seconds": progress.evaluation_seconds,
-        "inversion_seconds": totals.busy_seconds,
-        "distillation_seconds": progress.busy_seconds,
-        "samples_inverted": info.inserted,
-        "samples_drawn": progress.samples_drawn,
-        "inserted_after_first_step": None if first is None else info.inserted - first,
-        "first_step_at_seconds": progress.first_step_at_seconds,
-        "synthesizer_idle_share": _share(totals.waiting_seconds, totals.busy_seconds),
-        "distiller_idle_share": _share(progress.waiting_seconds, progress.busy_seconds),
-        "synthesizer_rounds": totals.rounds,
-        "synthesizer_restarts": totals.restarts,
-        "buffer_capacity": config.buffer.capacity,
-        "student_steps": student.step,
-        "attempts": student.attempt,
-        "curve": metrics.get("curve", []),
-        "interrupted": not metrics,
-        "config": report.public(config),
-        "versions": report.versions(),
-        "git_revision": report.git_revision(),
-    }
-
-
-def _share(part: float, rest: float) -> float | None:
-    return part / (part + rest) if part + rest > 0 else None
+def _end_training(thread: threading.Thread, end: Callable[[], None]) -> None:
+    """Gives a training time to save its student; one that has not begun may overlook the first."""
+    deadline = time.monotonic() + FINISH_SECONDS
+    while thread.is_alive() and time.monotonic() < deadline:
+        end()
+        thread.join(0.5)

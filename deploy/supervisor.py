@@ -46,6 +46,7 @@ class _Seat:
     started: float = 0.0
     deaths: int = 0
     restart_at: float | None = 0.0
+    given_up: bool = False
     status: dict[str, Any] = field(default_factory=dict)
     past: list[dict[str, Any]] = field(default_factory=list)
 
@@ -91,15 +92,14 @@ class Supervisor:
             seat.actor.stop.remote()
         runs = [seat.run for seat in sitting]
         ended = ray.wait(runs, num_returns=len(runs), timeout=grace_seconds)[0] if runs else []
+        self._refresh_statuses()
         for seat in sitting:
-            self._refresh_status(seat)
             ray.kill(seat.actor)
         return len(ended)
 
     def failure(self) -> BaseException | None:
         """Why no actor is left, if every one was given up; ``None`` while any is alive."""
-        given_up = all(seat.actor is None and seat.restart_at is None for seat in self._seats)
-        return self._failure if given_up else None
+        return self._failure if all(seat.given_up for seat in self._seats) else None
 
     def statuses(self) -> list[dict[str, Any]]:
         """The last status of each actor that lives and has given one."""
@@ -126,8 +126,7 @@ class Supervisor:
                     self._check(number, seat)
             if now - polled > STATUS_SECONDS:
                 polled = now
-                for seat in self._seats:
-                    self._refresh_status(seat)
+                self._refresh_statuses()
             self._stopping.wait(0.2)
 
     def _launch(self, number: int, seat: _Seat) -> None:
@@ -161,16 +160,19 @@ class Supervisor:
             ray.kill(seat.actor)
         seat.actor = seat.run = None
         if seat.deaths > MAX_DEATHS:
-            self._failure = reason
+            self._failure, seat.given_up = reason, True
             logger.error("synthesizer %d given up after %d deaths: %s", number, MAX_DEATHS, reason)
             return
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (seat.deaths - 1), LONGEST_PAUSE_SECONDS)
         seat.restart_at = time.monotonic() + pause
         logger.warning("synthesizer %d died, starting it again in %g s: %s", number, pause, reason)
 
-    def _refresh_status(self, seat: _Seat) -> None:
-        if seat.actor is None:
+    def _refresh_statuses(self) -> None:
+        """Asks all actors at once. A busy, dying or dead one says nothing: its last words stand."""
+        asked = {s.actor.status.remote(): s for s in self._seats if s.actor is not None}
+        if not asked:
             return
-        # A busy, dying or dead actor says nothing: its last words stand.
-        with contextlib.suppress(ray.exceptions.RayError):
-            seat.status = ray.get(seat.actor.status.remote(), timeout=2.0)
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=STATUS_SECONDS)
+        for answer in answered:
+            with contextlib.suppress(ray.exceptions.RayError):
+                asked[answer].status = ray.get(answer)

@@ -50,7 +50,16 @@ def with_teacher(config: PipelineConfig, out: Path) -> PipelineConfig:
         return config
     path = resolve(weights)(config.teacher, out, config.run.seed)
     table = config.teacher.model_copy(update={"weights": str(path)})
+    _build(table, "teacher")  # before actors try
     return config.model_copy(update={"teacher": table})
+
+
+def set_threads() -> None:
+    """As many CPU threads as this process may use; torch counts the machine's, not a container's.
+
+    More of them than CPUs would slow small networks tenfold. ``OMP_NUM_THREADS`` may ask for fewer.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), machine_cpus()))
 
 
 def machine_cpus() -> int:
@@ -63,16 +72,20 @@ def machine_cpus() -> int:
         return cpus
 
 
-def cpu_shares(config: PipelineConfig, cpus: float) -> tuple[float, float]:
+def cpu_shares(
+    config: PipelineConfig, cpus: float, largest: float | None = None
+) -> tuple[float, float]:
     """CPUs of one synthesizer actor and of one distiller worker.
 
-    What is configured stays; the rest of ``cpus`` is divided evenly among the others.
+    What is configured stays; the rest of ``cpus`` is divided evenly among the others, none of which
+    gets more than ``largest``, the CPUs of the largest node.
     """
     actors, workers = config.synthesizer.actors, config.distiller.workers
     ours, theirs = config.synthesizer.cpus, config.distiller.cpus
     taken = (ours or 0.0) * actors + (theirs or 0.0) * workers
     open_seats = (actors if ours is None else 0) + (workers if theirs is None else 0)
     share = max(0.1, int(100 * (cpus - taken) / open_seats) / 100) if open_seats else 0.0
+    share = share if largest is None else min(share, largest)
     return (share if ours is None else ours), (share if theirs is None else theirs)
 
 

@@ -4,31 +4,53 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from buffer.config import absolute_paths, needed_cluster_address, needed_redis_url
-from buffer.errors import SsdkdError
+from buffer.errors import ConfigError, Interrupted, SsdkdError
 from buffer.parsing import override, parse, read_raw
 from distiller.config import DistillerFile
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+POLL_SECONDS = 0.5
+FINISH_SECONDS = 30.0
+"""The training may take so long to save the student after Ctrl-C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses first and imports the heavy part afterwards, so that ``--help`` is instant.
 
     Returns:
-        0, or 2 if the training could not start or failed.
+        0; 2 if the configuration is impossible, 130 after Ctrl-C or SIGTERM, 1 if the training
+        could not start or failed for another reason.
     """
     options = _parser().parse_args(arguments)
     try:
         config = parse(DistillerFile, override(read_raw(options.config), options.set))
         # Ray runs the workers in a folder of its own.
         config = absolute_paths(config)
-        print(json.dumps(_fit(config, resume=options.resume), indent=2))
+        url = needed_redis_url(config.buffer, "distiller")
+        address = needed_cluster_address(config.run, "distiller")
+        logging.basicConfig(level=config.run.log_level.upper())
+        metrics = _run(config, url, address, resume=options.resume)
+    except KeyboardInterrupt:
+        print("distiller: interrupted before the training began", file=sys.stderr)
+        return 128 + signal.SIGINT
     except SsdkdError as error:
         print(f"distiller: {error}", file=sys.stderr)
-        return 2
+        if isinstance(error, Interrupted):
+            return 128 + signal.SIGINT
+        return 2 if isinstance(error, ConfigError) else 1
+    print(json.dumps(metrics, indent=2))
     return 0
 
 
@@ -44,24 +66,65 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fit(config: DistillerFile, *, resume: bool) -> dict[str, object]:
-    url = needed_redis_url(config.buffer, "distiller")
-    address = needed_cluster_address(config.run, "distiller")
+def _run(config: DistillerFile, url: str, address: str, *, resume: bool) -> dict[str, Any]:
     from distiller.validate import check_networks, validate
 
     validate(config)
     check_networks(config)
     import ray
 
-    from distiller.service import fit
+    from distiller.service import end_early, fit
 
+    out = config.run.folder.resolve()
+    cpus = config.distiller.cpus or 1.0
     ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
     try:
-        out = config.run.folder.resolve()
-        cpus = config.distiller.cpus or 1.0
-        return dict(fit(config, url=url, out=out, cpus=cpus, resume=resume))
+        metrics = _interruptible(
+            lambda: fit(config, url=url, out=out, cpus=cpus, resume=resume),
+            end=lambda: end_early(out),
+        )
     finally:
         ray.shutdown()
+    return dict(metrics)
+
+
+def _interruptible(
+    training: Callable[[], Mapping[str, Any]], *, end: Callable[[], None]
+) -> Mapping[str, Any]:
+    """Runs the training in a thread of its own; after Ctrl-C or SIGTERM lets it save the student.
+
+    Raises:
+        Interrupted: a signal came; the message says what was saved.
+        SsdkdError: the training failed.
+    """
+    asked = threading.Event()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    outcome: Future[Mapping[str, Any]] = Future()
+
+    def train() -> None:
+        try:
+            outcome.set_result(training())
+        except BaseException as error:  # raised again in the main thread
+            outcome.set_exception(error)
+
+    threading.Thread(target=train, name="training", daemon=True).start()
+    patience = FINISH_SECONDS
+    while not outcome.done() and patience > 0:
+        if asked.is_set():
+            end()  # again and again: a training that only just begins may overlook it
+            patience -= POLL_SECONDS
+        wait([outcome], timeout=POLL_SECONDS)
+    if not outcome.done():
+        raise Interrupted(
+            f"the training was asked to end and did not within {FINISH_SECONDS:g} s; its newest "
+            "checkpoint stays, --resume goes on from it"
+        )
+    return outcome.result()
 
 
 if __name__ == "__main__":

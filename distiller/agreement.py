@@ -13,6 +13,7 @@ from typing import NamedTuple
 from buffer.errors import (
     ConfigError,
     Diverged,
+    Interrupted,
     ModelError,
     ProtocolMismatch,
     SsdkdError,
@@ -20,15 +21,17 @@ from buffer.errors import (
 )
 from distiller.ranks import Ranks
 
-LASTING = (ConfigError, Diverged, ModelError, ProtocolMismatch, Starved)
+LASTING = (ConfigError, Diverged, Interrupted, ModelError, ProtocolMismatch, Starved)
 """Errors that starting again would not mend."""
 
 
 class Standing(NamedTuple):
-    """What a rank tells the others; numbers only. Rank 0's ``share`` and ``save`` count."""
+    """What a rank tells the others; numbers only. The first three count if they are rank 0's."""
 
     share: float
     """Share of the budget that is spent."""
+    end: float
+    """1 if the training was asked to end early."""
     save: float
     """1 if a checkpoint is due."""
     ready: float
@@ -50,6 +53,8 @@ class Orders(NamedTuple):
     """A checkpoint is due."""
     stop: bool
     """The budget is spent."""
+    end: bool
+    """The training was asked to end early."""
     ready: bool
     """Every rank has a batch."""
     weight_mean: float
@@ -102,6 +107,7 @@ class Agreement:
             share=lead.share,
             save=bool(lead.save),
             stop=lead.share >= 1.0,
+            end=bool(lead.end),
             ready=all(one.ready for one in everyone),
             weight_mean=sum(one.weight_mean for one in everyone) / len(everyone),
             busy_seconds=sum(one.busy_seconds for one in everyone),

@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from buffer.models import StateDict, read_weights
 
@@ -40,3 +41,18 @@ def load(folder: Path) -> tuple[StateDict, dict[str, Any]]:
     student = read_weights(folder / STUDENT)
     state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     return student, state
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's own random generators, under ``torch`` and, on a GPU, ``cuda``."""
+    states = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Goes on from :func:`random_states`, as far as they were saved on such a device."""
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

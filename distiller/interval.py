@@ -1,6 +1,6 @@
 """Means and quantiles of the training between two reports.
 
-Letters in shapes: B batch.
+Letters: B batch, N items in the buffer, P the probability of an item to be drawn.
 """
 
 from __future__ import annotations
@@ -28,18 +28,22 @@ class IntervalSummary(TypedDict):
     mean_age: float
 
 
-def ess_ratio(weights: NDArray[np.float64]) -> float:
-    """Effective sample size of importance weights over the batch size.
+def concentration(batch: Batch) -> float:
+    """An unbiased estimate of ``N sum_i P_i^2`` over all N items of the buffer.
 
-    ``(sum w)^2 / (B sum w^2)``: 1 for equal weights, 1 / B if one outweighs all others (Kish 1965).
-
-    Args:
-        weights: ``[B]``, positive.
-
-    Returns:
-        In (0, 1].
+    Since items come with probability P, the sum is the mean of P over draws. 1 if all items are
+    drawn alike, N if always the same; its inverse is the effective sample size of the priorities
+    over the buffer's size (Kish 1965).
     """
-    return float(weights.sum() ** 2 / (len(weights) * np.square(weights).sum()))
+    return float(batch.population * batch.probabilities.mean())
+
+
+def mean_age(batch: Batch) -> float:
+    """The mean age of all items of the buffer, in student steps, estimated from those drawn.
+
+    Weighs each by 1 / P, which undoes that some are drawn more often than others.
+    """
+    return float(np.average(batch.ages, weights=1.0 / batch.probabilities))
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Interval:
     _losses: list[float] = field(default_factory=list)
     _kls: list[NDArray[np.float32]] = field(default_factory=list)
     _agreements: list[float] = field(default_factory=list)
-    _ess_ratios: list[float] = field(default_factory=list)
+    _concentrations: list[float] = field(default_factory=list)
     _ages: list[float] = field(default_factory=list)
     _last: IntervalSummary = field(
         default_factory=lambda: IntervalSummary(
@@ -67,8 +71,8 @@ class Interval:
         self._losses.append(result.loss)
         self._kls.append(result.kl)
         self._agreements.append(result.agreement)
-        self._ess_ratios.append(ess_ratio(batch.weights))
-        self._ages.append(float(batch.ages.mean()))
+        self._concentrations.append(concentration(batch))
+        self._ages.append(mean_age(batch))
 
     def summarise(self) -> IntervalSummary:
         """What the steps since the last call had in common; begins a new interval."""
@@ -81,9 +85,9 @@ class Interval:
             kl_mean=float(kls.mean()),
             kl_quantiles=(low, middle, high),
             agreement=float(np.mean(self._agreements)),
-            ess_ratio=float(np.mean(self._ess_ratios)),
+            ess_ratio=min(1.0, 1.0 / float(np.mean(self._concentrations))),
             mean_age=float(np.mean(self._ages)),
         )
-        for values in (self._losses, self._kls, self._agreements, self._ess_ratios, self._ages):
+        for values in (self._losses, self._kls, self._agreements, self._concentrations, self._ages):
             values.clear()
         return self._last

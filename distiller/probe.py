@@ -81,6 +81,9 @@ class ProbeMeter:
         Args:
             params_version: the sampling parameters the latest batch was drawn under.
             now_seconds: training time, evaluation excluded.
+
+        Raises:
+            BufferUnavailable: the members could not be fetched; the next call that is due will try.
         """
         if self._members == 0:
             return
@@ -93,9 +96,9 @@ class ProbeMeter:
 
     def _begin(self, params_version: Version, now_seconds: float) -> None:
         self._due_seconds = now_seconds + self._interval_seconds
+        self._period = None  # if the members cannot be had, they are asked for when it is due again
         batch: Batch = self._replay.probe(self._members)
         if "logits" not in batch.targets or len(batch.images) == 0:
-            self._period = None
             return
         images = to_device(batch.images, self._device)
         logits = to_device(batch.targets["logits"], self._device)

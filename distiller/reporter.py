@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from buffer.errors import BufferUnavailable
 from buffer.interface import Replay
 from buffer.models import to_bytes
 from buffer.progress import StudentProgress
@@ -24,10 +27,16 @@ from distiller.step import StepResult
 from distiller.tally import Budget, Tally
 
 MOST_PROBE_MEMBERS = 512
+RETRY_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Reporter:
     """Rank 0's duties beside training.
+
+    A buffer that is away ends no training: what it cannot be told is left to the next appointment.
+    Only the end is insisted on, since no appointment follows it.
 
     Args:
         config: intervals, probe set and test data.
@@ -89,15 +98,20 @@ class Reporter:
         self._params_version = batch.params_version
 
     def note_first_step(self) -> None:
-        """Records when the first student step was, and what the buffer had been given by then."""
+        """Records when the first student step was, and what the buffer had been given by then.
+
+        The second stays unknown if the buffer is away just then.
+        """
         self._tally.first_step_at_seconds = self._budget.elapsed_seconds
-        self._tally.inserted_at_first_step = self._replay.info().inserted
+        with _tolerance("the samples inserted before the first step were not counted"):
+            self._tally.inserted_at_first_step = self._replay.info().inserted
 
     def keep_appointments(self) -> None:
         """Does whatever is due."""
         if self._params_version is not None:
             now = self._budget.elapsed_seconds
-            self._probe.update(self._params_version, now_seconds=now)
+            with _tolerance("no probe samples could be fetched"):
+                self._probe.update(self._params_version, now_seconds=now)
         if self._clock() >= self._publish_at:
             self.publish()
         if self._test is not None and self._evaluate_at <= self._budget.share < 1.0:
@@ -106,17 +120,13 @@ class Reporter:
             self._add_to_curve(accuracy)
             self._evaluate_at = self._next_evaluation()
 
-    def publish(self, *, finished: bool = False) -> StudentProgress:
+    def publish(self) -> None:
         """Publishes progress, and the student's weights if they are new."""
-        progress = self._progress(finished=finished)
-        if progress.version.step != self._published_step:
-            self._replay.publish_student(to_bytes(self._pair.student), version=progress.version)
-            self._published_step = progress.version.step
-        self._replay.publish_progress(progress)
-        if self._journal is not None:
-            self._journal.write(progress, learning_rate=self._rate)
+        progress = self._progress(finished=False)
+        with _tolerance("the student was not published"):
+            self._send(progress)
+        self._write(progress)
         self._publish_at = self._clock() + self._table.snapshot_seconds
-        return progress
 
     def finish(self) -> dict[str, Any]:
         """Measures teacher and student, publishes that the training has ended.
@@ -124,6 +134,9 @@ class Reporter:
         Returns:
             ``teacher_accuracy``, ``student_accuracy``, ``agreement`` and ``loyalty`` in percent
             (``None`` without test data), and the numbers of the tally.
+
+        Raises:
+            BufferUnavailable: the buffer stayed away for ``distiller.max_waiting_seconds``.
         """
         scores: dict[str, float | None] = dict.fromkeys(
             ("teacher_accuracy", "student_accuracy", "agreement", "loyalty")
@@ -135,8 +148,36 @@ class Reporter:
                 )
             scores.update(compared)
             self._add_to_curve(compared["student_accuracy"])
-        self.publish(finished=True)
+        progress = self._progress(finished=True)
+        self._insist(progress)
+        self._write(progress)
         return {**scores, **self._tally.as_metrics()}
+
+    def _send(self, progress: StudentProgress) -> None:
+        if progress.version.step != self._published_step:
+            self._replay.publish_student(to_bytes(self._pair.student), version=progress.version)
+            self._published_step = progress.version.step
+        self._replay.publish_progress(progress)
+
+    def _insist(self, progress: StudentProgress) -> None:
+        patience = self._table.max_waiting_seconds
+        deadline = self._clock() + patience
+        while True:
+            try:
+                self._send(progress)
+                return
+            except BufferUnavailable as error:
+                if self._clock() >= deadline:
+                    raise BufferUnavailable(
+                        f"max_waiting_seconds ({patience:g}): the trained student could not be "
+                        f"published for so long: {error}"
+                    ) from error
+                logger.warning("the trained student is not published yet: %s", error)
+            time.sleep(RETRY_SECONDS)
+
+    def _write(self, progress: StudentProgress) -> None:
+        if self._journal is not None:
+            self._journal.write(progress, learning_rate=self._rate)
 
     def _add_to_curve(self, accuracy: float) -> None:
         tally = self._tally
@@ -170,3 +211,12 @@ class Reporter:
                 **self._interval.summarise(),
             }
         )
+
+
+@contextmanager
+def _tolerance(consequence: str) -> Iterator[None]:
+    """Turns the absence of the buffer into a warning."""
+    try:
+        yield
+    except BufferUnavailable as error:
+        logger.warning("%s, the buffer is away: %s", consequence, error)

@@ -5,87 +5,126 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
 
 from buffer.errors import SsdkdError
+from buffer.replay import ReplayBuffer
+from distiller import checkpoint
 from distiller.config import DistillerFile
+from distiller.tally import Origin
 from distiller.validate import validate
-from distiller.worker import Settings, train_loop
+from distiller.worker import ENDING, JOURNAL, Settings, train_loop
 
 CHECKPOINTS = "checkpoints"
-JOURNAL = "metrics.jsonl"
+NAME = "distiller"
+"""Of the training in Ray Train, and of its folder among the checkpoints."""
 HEALTH_CHECK_SECONDS = "0.5"
 
 
 def fit(
-    config: DistillerFile, *, url: str, out: Path, cpus: float, resume: bool = False
+    config: DistillerFile,
+    *,
+    url: str,
+    out: Path,
+    cpus: float,
+    resume: bool = False,
+    began_seconds: float | None = None,
 ) -> Mapping[str, Any]:
     """Trains the student on the connected Ray cluster; returns when the budget is spent.
 
     Workers that die are started again from the newest checkpoint, ``distiller.max_failures`` times.
+    The student of the newest checkpoint is left in ``student.safetensors`` in the end; not if the
+    workers died once too often, then it is still among the checkpoints.
+
+    Not for the main thread of a program that wants its signals: there Ray Train takes SIGINT for
+    itself, for good.
 
     Args:
         config: validated, with absolute file names.
         url: of the Redis server, as the workers reach it.
-        out: folder of the outputs, absolute, shared by all nodes: ``metrics.jsonl`` and
-            ``checkpoints/`` are written there.
+        out: folder of the outputs, absolute, shared by all nodes: ``metrics.jsonl``,
+            ``checkpoints/distiller`` and ``student.safetensors`` are written there.
         cpus: of one worker; fractions let workers share one.
         resume: go on from the newest checkpoint in ``out`` instead of starting anew.
+        began_seconds: age of the buffer when the training's clock began: 0 if the run began with
+            its buffer. Default: now, with 0 seconds spent, or what the checkpoint says.
 
     Returns:
         The final metrics (see :meth:`distiller.reporter.Reporter.finish`).
 
     Raises:
+        BufferUnavailable: the server cannot be reached, nothing was started.
+        Interrupted: the training was asked to end early (:func:`end_early`).
         SsdkdError: the training cannot go on, or failed more often than
             ``distiller.max_failures``.
-        KeyboardInterrupt: Ctrl-C; the workers are gone, checkpoints and snapshots stay.
     """
     # A report waits for the next health check: at the default of two seconds, that long.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
-    if not resume:
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-        (out / JOURNAL).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    origin = _origin(config, url, began_seconds)
+    _prepare(out, resume=resume)
     try:
-        with _interruptible():
-            result = cast(Result, ray_trainer(config, url=url, out=out, cpus=cpus).fit())
+        trainer = ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin)
+        result = cast(Result, trainer.fit())
     except TrainingFailedError as error:
         raise _translated(error) from error
+    if result.checkpoint is not None:
+        _keep_student(result.checkpoint, out)
     if result.return_value is not None:
         raise cast(SsdkdError, result.return_value)
     return cast(Mapping[str, Any], result.metrics)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Makes Ctrl-C mean what it means elsewhere.
+def end_early(out: Path) -> None:
+    """Asks the training in ``out`` to end: it publishes and saves the student as it is then.
 
-    In the main thread Ray Train replaces the handler for good, and ends the process from it.
+    Returns at once; :func:`fit` raises ``Interrupted`` when it is done, within seconds of training.
+    A training that has not begun yet may overlook it: ask until it has ended.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, before)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ENDING).touch()
 
 
-def ray_trainer(config: DistillerFile, *, url: str, out: Path, cpus: float) -> TorchTrainer:
+def _origin(config: DistillerFile, url: str, began_seconds: float | None) -> Origin:
+    """Where a training begins that starts now."""
+    with closing(ReplayBuffer(config.buffer, url=url, run=config.run.name)) as replay:
+        published = replay.progress()
+        now = replay.info().seconds
+    return Origin(
+        seconds=now if began_seconds is None else began_seconds,
+        attempt=0 if published is None else published.version.attempt,
+    )
+
+
+def _prepare(out: Path, *, resume: bool) -> None:
+    """Makes the folder; what an earlier training left there goes, unless this one goes on."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ENDING).unlink(missing_ok=True)
+    if not resume:
+        shutil.rmtree(out / CHECKPOINTS / NAME, ignore_errors=True)
+        (out / JOURNAL).unlink(missing_ok=True)
+        (out / checkpoint.STUDENT).unlink(missing_ok=True)
+
+
+def _keep_student(saved: Checkpoint, out: Path) -> None:
+    """Copies the student out of a checkpoint, so that a reader sees it whole or not at all."""
+    partial_file = out / f"{checkpoint.STUDENT}.partial"
+    with saved.as_directory() as folder:
+        shutil.copyfile(Path(folder) / checkpoint.STUDENT, partial_file)
+    os.replace(partial_file, out / checkpoint.STUDENT)
+
+
+def ray_trainer(
+    config: DistillerFile, *, url: str, out: Path, cpus: float, origin: Origin
+) -> TorchTrainer:
     """The training as Ray Train runs it; arguments as in :func:`fit`.
 
     Ray Train shows the loop's configuration with the run: the server's URL, which may hold a
@@ -95,7 +134,8 @@ def ray_trainer(config: DistillerFile, *, url: str, out: Path, cpus: float) -> T
     public = config.model_copy(update={"buffer": config.buffer.model_copy(update={"url": None})})
     settings = Settings(
         config=public.model_dump(mode="json", include=set(DistillerFile.model_fields)),
-        journal=str(out / JOURNAL),
+        out=str(out),
+        origin=(origin.seconds, origin.attempt),
         threads=max(1, math.floor(cpus)),
     )
     return TorchTrainer(
@@ -108,7 +148,7 @@ def ray_trainer(config: DistillerFile, *, url: str, out: Path, cpus: float) -> T
             resources_per_worker=_resources(cpus, table.gpus),
         ),
         run_config=RunConfig(
-            name="distiller",
+            name=NAME,
             storage_path=str(out / CHECKPOINTS),
             failure_config=FailureConfig(max_failures=table.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -134,4 +174,4 @@ def _translated(error: TrainingFailedError) -> SsdkdError:
     )
 
 
-__all__ = ["CHECKPOINTS", "JOURNAL", "fit", "validate"]
+__all__ = ["CHECKPOINTS", "JOURNAL", "end_early", "fit", "validate"]

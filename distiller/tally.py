@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from buffer.config import RunTable
+from buffer.progress import StudentProgress
 
 
 @dataclass
@@ -52,8 +53,18 @@ class Tally:
             setattr(self, known.name, values[known.name])
 
 
+class Origin(NamedTuple):
+    """Where a training begins in the life of its buffer, which others may have used before."""
+
+    seconds: float = 0.0
+    """Age of the buffer when the training's clock began, by the server's clock: all attempts of one
+    training count from it, on whatever node they run."""
+    attempt: int = 0
+    """Newest attempt that earlier trainings published: nothing of theirs is taken over."""
+
+
 class Budget:
-    """How much of the run is spent, from the moment the buffer was initialised.
+    """How much of a training's budget is spent.
 
     Args:
         run: its ``seconds`` or ``steps`` is the budget.
@@ -70,9 +81,23 @@ class Budget:
         self._zero = clock()
 
     def begin(self, *, already_seconds: float) -> None:
-        """Says how old the run is now; an earlier attempt's time counts, if it is longer."""
+        """Says how old the training is now; an earlier attempt's time counts, if it is longer."""
         spent = self._tally.elapsed_seconds + self._tally.evaluation_seconds
         self._zero = self._clock() - max(already_seconds, spent)
+
+    def recall(self, previous: StudentProgress) -> None:
+        """Takes from the last report what a crash lost because no checkpoint knew of it yet.
+
+        Args:
+            previous: of an earlier attempt of the same training.
+        """
+        tally, first_step_at = self._tally, previous.first_step_at_seconds
+        tally.elapsed_seconds = max(tally.elapsed_seconds, previous.elapsed_seconds)
+        tally.evaluation_seconds = max(tally.evaluation_seconds, previous.evaluation_seconds)
+        if tally.first_share is None and first_step_at is not None:
+            tally.first_share = self.share_at(first_step_at)
+            tally.first_step_at_seconds = first_step_at
+            tally.inserted_at_first_step = previous.inserted_at_first_step
 
     @property
     def elapsed_seconds(self) -> float:

@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
 
-from buffer.errors import Starved
+from buffer.errors import Interrupted, Starved
 from buffer.interface import Replay
 from buffer.models import StateDict, autocast_dtype, load_weights
-from buffer.progress import StudentProgress
 from buffer.sample import Batch
 from buffer.version import Version
 from distiller.agreement import Agreement, Orders, Standing
+from distiller.checkpoint import random_states, set_random_states
 from distiller.config import DistillerFile
 from distiller.loader import PriorityPusher, ReplayLoader
 from distiller.metrics import DistillerMetrics
@@ -31,7 +31,7 @@ from distiller.pair import build_pair
 from distiller.ranks import Ranks
 from distiller.reporter import Reporter
 from distiller.step import DistillationStep, StepResult, learning_rate
-from distiller.tally import Budget, Tally
+from distiller.tally import Budget, Origin, Tally
 
 POLL_SECONDS = 0.2
 AUGMENTATION, DRAWS, NETWORKS = range(3)
@@ -50,6 +50,8 @@ class Trainer:
             attempt published.
         ranks: this worker's place among the workers.
         device: of both networks.
+        origin: where this training begins; the attempts of one training have the same.
+        end_asked: whether the training was asked to end early; rank 0's counts.
         journal: file for rank 0's reports; ``None`` writes nothing.
         metrics: counted in; ``None`` counts nothing.
         clock: monotonic seconds.
@@ -63,12 +65,15 @@ class Trainer:
         attempt: int,
         ranks: Ranks | None = None,
         device: torch.device | None = None,
+        origin: Origin = Origin(),  # noqa: B008
+        end_asked: Callable[[], bool] = lambda: False,
         journal: Path | None = None,
         metrics: DistillerMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._replay, self._attempt = config, replay, attempt
         self._ranks, self._device = ranks or Ranks(), device or torch.device("cpu")
+        self._origin, self._end_asked = origin, end_asked
         self._metrics, self._clock = metrics, clock
         self.tally = Tally()
         self.budget = Budget(config.run, self.tally, clock=clock)
@@ -129,9 +134,9 @@ class Trainer:
     def __enter__(self) -> Self:
         if self._reporter is not None:
             previous = self._replay.progress()
-            if previous is not None:
-                self._recall(previous)
-            self.budget.begin(already_seconds=self._replay.info().seconds)
+            if previous is not None and previous.version.attempt > self._origin.attempt:
+                self.budget.recall(previous)
+            self.budget.begin(already_seconds=self._replay.info().seconds - self._origin.seconds)
             self._reporter.begin()
         first_share = self.tally.first_share
         shared = self._ranks.gather([math.nan if first_share is None else first_share])[0][0]
@@ -142,15 +147,6 @@ class Trainer:
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
-
-    def _recall(self, previous: StudentProgress) -> None:
-        """Takes from the last report what a crash lost because no checkpoint knew of it yet."""
-        tally, first_step_at = self.tally, previous.first_step_at_seconds
-        tally.evaluation_seconds = max(tally.evaluation_seconds, previous.evaluation_seconds)
-        if tally.first_share is None and first_step_at is not None:
-            tally.first_share = self.budget.share_at(first_step_at)
-            tally.first_step_at_seconds = first_step_at
-            tally.inserted_at_first_step = previous.inserted_at_first_step
 
     @property
     def version(self) -> Version:
@@ -169,6 +165,8 @@ class Trainer:
         Raises:
             Starved: the budget ended before the first batch, or a draw was refused for too long.
             Diverged: the loss is not finite.
+            Interrupted: the training was asked to end early; the student as it is by then was saved
+                and published.
             SsdkdError: these, and the others of :data:`~distiller.agreement.LASTING`, are raised on
                 all ranks together.
         """
@@ -182,6 +180,8 @@ class Trainer:
             orders = self._agree(batch)
             if orders.stop:
                 return self._finish()
+            if orders.end:
+                self._end_early(save)
             if orders.save:
                 save()
                 self._save_at = self._clock() + self._config.distiller.checkpoint_seconds
@@ -205,6 +205,7 @@ class Trainer:
         leads = self._ranks.leads
         standing = Standing(
             share=self.budget.share if leads else 0.0,
+            end=leads and self._end_asked(),
             save=leads and self.tally.step > 0 and self._clock() >= self._save_at,
             ready=batch is not None,
             weight_mean=0.0 if batch is None else batch.weight_mean,
@@ -255,20 +256,28 @@ class Trainer:
             size, needed = self._replay.info().size, self._config.buffer.minimum
             raise Starved(
                 f"run.seconds ({self._config.run.seconds}): the budget ended before the first "
-                f"student step; the buffer holds {size} of the {needed} samples it needs. Give "
-                "more time, or lower buffer.min_size_to_sample"
+                f"student step; the buffer holds {size} samples, and {needed} are needed before "
+                "the first draw. Give more time, or lower buffer.min_size_to_sample"
             )
         return {} if self._reporter is None else self._reporter.finish()
 
+    def _end_early(self, save: Callable[[], None]) -> NoReturn:
+        if self._reporter is not None:
+            self._reporter.publish()
+        if self.tally.step > 0:
+            save()
+            reached = f"after {self.tally.step} student steps; the student as it was then is saved"
+        else:
+            reached = "before the first student step; there is no student to save"
+        raise Interrupted(f"the training was asked to end {reached}")
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but the student's weights: tensors, numbers and containers only."""
-        on_gpu = self._device.type == "cuda"
         return {
             "tally": self.tally.as_dict(),
             "optimizer": self.step.optimizer.state_dict(),
             "augmentation": self.step.generator.get_state(),
-            "torch": torch.get_rng_state(),
-            **({"cuda": torch.cuda.get_rng_state(self._device)} if on_gpu else {}),
+            **random_states(self._device),
         }
 
     def load_state_dict(self, student: StateDict, state: Mapping[str, Any]) -> None:
@@ -287,6 +296,4 @@ class Trainer:
         self._earlier_waiting = self.tally.waiting_seconds
         if self._ranks.leads:
             self.step.generator.set_state(state["augmentation"])
-            torch.set_rng_state(state["torch"])
-            if "cuda" in state and self._device.type == "cuda":
-                torch.cuda.set_rng_state(state["cuda"], self._device)
+            set_random_states(state, self._device)

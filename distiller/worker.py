@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
@@ -21,7 +22,15 @@ from distiller.agreement import LASTING
 from distiller.config import DistillerFile
 from distiller.metrics import DistillerMetrics
 from distiller.ranks import Ranks
+from distiller.tally import Origin
 from distiller.trainer import NETWORKS, Trainer
+
+JOURNAL = "metrics.jsonl"
+ENDING = "stop"
+"""A file of this name in the folder of outputs asks the training to end early.
+
+Why a file: the workers write there anyway, whatever node they are on; it needs neither a live
+driver nor a live buffer; and anybody can make one."""
 
 
 class Settings(TypedDict):
@@ -32,8 +41,10 @@ class Settings(TypedDict):
 
     config: dict[str, Any]
     """A :class:`~distiller.config.DistillerFile` as plain data, without the server's URL."""
-    journal: str
-    """File for rank 0's reports."""
+    out: str
+    """Folder of the outputs."""
+    origin: tuple[float, int]
+    """An :class:`~distiller.tally.Origin`."""
     threads: int
     """Threads of one worker's tensor operations."""
 
@@ -51,27 +62,31 @@ def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     settings = cast(Settings, plain)
     torch.set_num_threads(settings["threads"])
     config = DistillerFile.model_validate(settings["config"])
+    logging.basicConfig(level=config.run.log_level.upper())
     try:
         with closing(ReplayBuffer(config.buffer, url=url, run=config.run.name)) as replay:
-            return _train(config, replay, Path(settings["journal"]))
+            return _train(config, replay, settings)
     except LASTING as error:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the other ranks may wait for this one: only Ray can end them
         return error
 
 
-def _train(config: DistillerFile, replay: Replay, journal: Path) -> SsdkdError | None:
+def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdError | None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     attempt = _begin_attempt(replay, ranks)
+    out = Path(settings["out"])
     trainer = Trainer(
         config,
         replay,
         attempt=attempt,
         ranks=ranks,
         device=device,
-        journal=journal,
+        origin=Origin(*settings["origin"]),
+        end_asked=(out / ENDING).exists,
+        journal=out / JOURNAL,
         metrics=DistillerMetrics(CollectorRegistry()),
     )
     torch.manual_seed(trainer.seed(NETWORKS))

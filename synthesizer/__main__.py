@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         url = needed_redis_url(config.buffer, "synthesizer")
         address = needed_cluster_address(config.run, "synthesizer")
         logging.basicConfig(level=config.run.log_level.upper())
-        _run(config, url, address)
+        _run(config, url, address, resume=options.resume)
     except SsdkdError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -70,21 +70,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TABLE.KEY=VALUE",
         help="replaces one setting; may be repeated",
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from what was learned, as found in run.out"
+    )
     return parser
 
 
-def _run(config: SynthesizerFile, url: str, address: str) -> None:
+def _run(config: SynthesizerFile, url: str, address: str, *, resume: bool) -> None:
     # Imported late: --help and configuration errors need neither torch nor ray.
     import ray
 
     from buffer.models import build
     from synthesizer.inverter import validate
-    from synthesizer.service import start
+    from synthesizer.service import forget, start
 
     validate(config, build(config.teacher))
+    checkpoints = config.run.folder.resolve() / "checkpoints"
+    if not resume:
+        forget(checkpoints)
     ray.init(address=address, namespace=f"ssdkd-{config.run.name}", log_to_driver=False)
     try:
-        actors = [start(config, url=url, index=i) for i in range(config.synthesizer.actors)]
+        actors = [
+            start(config, url=url, index=index, checkpoints=checkpoints)
+            for index in range(config.synthesizer.actors)
+        ]
         _supervise(actors)
     finally:
         ray.shutdown()

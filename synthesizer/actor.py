@@ -8,35 +8,29 @@ student that is slow, on processors which it may share with this one.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from pathlib import Path
 
 import torch
 from prometheus_client import CollectorRegistry
 from torch import Tensor
 
-from buffer.errors import BufferUnavailable, RateLimited
+from buffer.errors import BufferUnavailable, Diverged, RateLimited
 from buffer.interface import BufferInfo, Replay
-from buffer.models import autocast_dtype, build, from_bytes, load_weights
+from buffer.models import build, from_bytes, load_weights
 from buffer.version import NEVER, Version
+from synthesizer.checkpoint import Checkpoint
 from synthesizer.config import SynthesizerFile
-from synthesizer.inverter import Inverter, Round, build_method
+from synthesizer.inverter import Round, build_inverter, subject
 from synthesizer.methods import Context
 from synthesizer.metrics import SynthesizerMetrics
-from synthesizer.teacher import Teacher, freeze
+from synthesizer.patience import Patience
+from synthesizer.teacher import freeze
 
 logger = logging.getLogger(__name__)
-
-FIRST_BACKOFF_SECONDS = 0.2
-LONGEST_BACKOFF_SECONDS = 5.0
-LONGEST_PERMIT_WAIT_SECONDS = 5.0
-"""However long the limiter says, ask again after this: the limit may have been changed."""
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -44,11 +38,13 @@ class SynthesizerStatus:
     """What a synthesizer has done so far."""
 
     producer: str
+    prepared_share: float = 0.0
+    """How far the method's preparation is, in [0, 1]."""
     rounds: int = 0
     samples: int = 0
     """Inserted, probes included."""
     busy_seconds: float = 0.0
-    """Making and inserting images."""
+    """Preparing, making and inserting images."""
     waiting_seconds: float = 0.0
     """Waiting for permits, or for a buffer that is away."""
     losses: Mapping[str, float] = field(default_factory=dict)
@@ -68,7 +64,9 @@ class Synthesizer:
         producer: a name no other live synthesizer of the run has.
         device: where networks compute.
         threads: CPU threads of torch in this process; ``None`` leaves them.
-        seed: of all randomness.
+        seed: of all randomness; another one than its predecessor's.
+        checkpoint: file of what it has learned, from which a successor goes on; ``None``: each
+            begins anew.
         metrics: defaults to metrics on a registry of its own.
         patience_seconds: how long a buffer may be away before an error ends the run.
 
@@ -86,19 +84,30 @@ class Synthesizer:
         device: torch.device,
         threads: int | None = None,
         seed: int = 0,
+        checkpoint: Path | None = None,
         metrics: SynthesizerMetrics | None = None,
         patience_seconds: float = 120.0,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._config, self._replay, self._patience = config, replay, patience_seconds
+        self._config, self._replay, self._seed = config, replay, seed
         self._metrics = metrics or SynthesizerMetrics(CollectorRegistry())
-        self._inverter = _build_inverter(config, producer, device, seed)
         self._prepared = False
+        self._prepared_until = 0.0
         self._sequence = 0
         self._stopping = threading.Event()
-        self._jitter = random.Random(seed)
         self._status = SynthesizerStatus(producer)
+        self._inverter = build_inverter(config, producer, device, seed)
+        self.context.stopping = self._stopping.is_set
+        self.context.report = self._note_preparation
+        self._patience = Patience(
+            patience_seconds, seed=seed, stopping=self._stopping, note=self._count_waiting
+        )
+        self._checkpoint = Checkpoint(
+            checkpoint,
+            subject=subject(config),
+            interval_seconds=config.synthesizer.checkpoint_seconds,
+        )
 
     @property
     def context(self) -> Context:
@@ -110,14 +119,15 @@ class Synthesizer:
         return self._status
 
     def stop(self) -> None:
-        """Ends :meth:`run` after the round in hand."""
+        """Ends :meth:`run` after the round in hand, or early in the method's preparation."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Steps until :meth:`stop`.
+        """Steps until :meth:`stop`; then saves what was learned.
 
         Raises:
             BufferUnavailable: the buffer stayed away for longer than the patience.
+            Diverged: the method left the finite numbers.
         """
         while not self._stopping.is_set():
             try:
@@ -126,6 +136,12 @@ class Synthesizer:
                 # A buffer that ends before its producers is no failure of theirs.
                 if not self._stopping.is_set():
                     raise
+            except Diverged:
+                # What ended it may lie in what it has learned: a successor is to begin anew.
+                self._checkpoint.forget()
+                raise
+        if self._prepared:
+            self._checkpoint.save(self._inverter.state_dict())
 
     def step(self) -> int:
         """One round, if the limiter lets it: samples that became visible.
@@ -149,24 +165,45 @@ class Synthesizer:
         self._sequence += 1
         inserted = self._insert(made)
         waited = self._status.waiting_seconds - waited
-        self._count(made, inserted, time.monotonic() - begun - waited)
+        self._count_work(time.monotonic() - begun - waited)
+        self._count(made, inserted)
+        self._checkpoint.save_when_due(self._inverter.state_dict)
         return inserted
 
     def _prepare_once(self) -> None:
         # Before a permit is asked for: a method that trains first would outlive its lease.
-        if not self._prepared:
-            self._refresh()
-            self._inverter.method.prepare(self.context)
-            self._prepared = True
+        if self._prepared:
+            return
+        self._refresh()
+        state = self._checkpoint.load()
+        if state is not None:
+            self._inverter.load_state_dict(state)
+            # With its predecessor's random numbers it would make that one's last images again.
+            self.context.generator.manual_seed(self._seed)
+        self._prepared_until = time.monotonic()
+        self._inverter.method.prepare(self.context)
+        self._prepared = True
+        if not self._stopping.is_set():
+            self._note_preparation(1.0)
+
+    def _note_preparation(self, share: float) -> None:
+        """What a method's report sets off."""
+        now = time.monotonic()
+        self._count_work(now - self._prepared_until)
+        self._prepared_until = now
+        self._status = replace(self._status, prepared_share=share)
+        self._metrics.prepared.set(share)
+        logger.info("%s: prepared to %.0f %%", self._status.producer, 100.0 * share)
+        self._checkpoint.save_when_due(self._inverter.state_dict)
 
     def _permitted(self) -> bool:
         """Asks before the work; a refusal is waited out here, not in the server."""
         producer = self._status.producer
         # Probes are outside the limiter's count: asking for them too would hold others up.
         n = self._inverter.expected_training(self._config.synthesizer.batch_size)
-        permit = self._patiently(lambda: self._replay.request_permit(n, producer=producer))
+        permit = self._patience.insist(lambda: self._replay.request_permit(n, producer=producer))
         if not permit.granted:
-            self._pause(permit.retry_after_seconds)
+            self._patience.pause(permit.retry_after_seconds)
         elif self._stopping.is_set():
             self._give_back()
         return permit.granted and not self._stopping.is_set()
@@ -179,14 +216,14 @@ class Synthesizer:
 
     def _refresh(self) -> None:
         """Brings the context up to date with the buffer."""
-        info = self._patiently(self._replay.info)
+        info = self._patience.insist(self._replay.info)
         context = self.context
         context.class_counts = count_tensor(info, context.teacher.classes, context.device)
         context.filled_once = info.inserted >= info.capacity
-        context.params = self._patiently(self._replay.params)
-        context.progress = self._patiently(self._replay.progress)
+        context.params = self._patience.insist(self._replay.params)
+        context.progress = self._patience.insist(self._replay.progress)
         used = self._status.student_version
-        newer = self._patiently(lambda: self._replay.fetch_student(newer_than=used))
+        newer = self._patience.insist(lambda: self._replay.fetch_student(newer_than=used))
         if newer is not None:
             self._load_student(*newer)
 
@@ -208,13 +245,13 @@ class Synthesizer:
         producer, sequence = self._status.producer, self._sequence
         while True:
             try:
-                result = self._patiently(
+                result = self._patience.insist(
                     lambda: self._replay.insert(made.samples, producer=producer, sequence=sequence)
                 )
             except RateLimited as refusal:
                 if self._stopping.is_set():
                     return 0
-                self._pause(refusal.retry_after_seconds)
+                self._patience.pause(refusal.retry_after_seconds)
                 continue
             if result.duplicate:
                 logger.warning(
@@ -224,46 +261,25 @@ class Synthesizer:
                 )
             return result.inserted
 
-    def _patiently(self, call: Callable[[], Answer]) -> Answer:
-        """Repeats a call while the buffer is away, ever more slowly, up to the patience."""
-        deadline: float | None = None
-        pause = FIRST_BACKOFF_SECONDS
-        while True:
-            try:
-                return call()
-            except BufferUnavailable:
-                now = time.monotonic()
-                deadline = now + self._patience if deadline is None else deadline
-                if self._stopping.is_set() or now + pause > deadline:
-                    raise
-            self._wait(pause * self._jitter.uniform(0.5, 1.0))
-            pause = min(2.0 * pause, LONGEST_BACKOFF_SECONDS)
-
-    def _pause(self, retry_after_seconds: float) -> None:
-        # Jitter spreads producers that were refused together.
-        seconds = min(retry_after_seconds, LONGEST_PERMIT_WAIT_SECONDS)
-        self._wait(seconds * self._jitter.uniform(0.75, 1.25))
-
-    def _wait(self, seconds: float) -> None:
-        begun = time.monotonic()
-        self._stopping.wait(seconds)
-        waited = time.monotonic() - begun
-        self._metrics.waiting.inc(waited)
-        total = self._status.waiting_seconds + waited
+    def _count_waiting(self, seconds: float) -> None:
+        self._metrics.waiting.inc(seconds)
+        total = self._status.waiting_seconds + seconds
         self._status = replace(self._status, waiting_seconds=total)
 
-    def _count(self, made: Round, inserted: int, seconds: float) -> None:
+    def _count_work(self, seconds: float) -> None:
+        self._metrics.busy.inc(seconds)
+        self._status = replace(self._status, busy_seconds=self._status.busy_seconds + seconds)
+
+    def _count(self, made: Round, inserted: int) -> None:
         status, progress = self._status, self.context.progress
         self._status = replace(
             status,
             rounds=status.rounds + 1,
             samples=status.samples + inserted,
-            busy_seconds=status.busy_seconds + seconds,
             losses=dict(made.losses),
         )
         self._metrics.rounds.inc()
         self._metrics.images.inc(inserted)
-        self._metrics.busy.inc(seconds)
         for term in status.losses.keys() - made.losses.keys():
             # A term that was switched off would show its last value for ever.
             self._metrics.loss.remove(term)
@@ -281,17 +297,3 @@ def count_tensor(info: BufferInfo, classes: int, device: torch.device) -> Tensor
         return None
     counts = [float(info.class_counts.get(label, 0)) for label in range(classes)]
     return torch.tensor(counts, device=device)
-
-
-def _build_inverter(
-    config: SynthesizerFile, producer: str, device: torch.device, seed: int
-) -> Inverter:
-    teacher = Teacher(build(config.teacher), classes=config.teacher.classes, device=device)
-    context = Context(
-        teacher=teacher,
-        device=device,
-        generator=torch.Generator(device).manual_seed(seed),
-        autocast=autocast_dtype(config.run.precision, device),
-    )
-    probe_share = config.buffer.probe_share if config.buffer.probe_capacity > 0 else 0.0
-    return Inverter(build_method(config), context, config.synthesizer.method, producer, probe_share)

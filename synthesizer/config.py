@@ -37,6 +37,8 @@ class SynthesizerTable(Table):
     """Generated images are padded and cropped at random by up to so many pixels while inverted."""
     flip: bool = True
     """Flip generated images at random while inverted."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often an actor saves what it has learned; after a crash it goes on from there."""
     actors: Positive = 1
     """Synthesizer actors."""
     cpus: Annotated[float, Field(gt=0)] | None = None

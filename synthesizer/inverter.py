@@ -5,8 +5,9 @@ Letters in shapes: B batch, K classes, C channels, H height, W width.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,16 +15,38 @@ import torch
 from torch import Tensor
 
 from buffer.errors import ConfigError
-from buffer.models import NormalizedModel
+from buffer.models import NormalizedModel, autocast_dtype, build
 from buffer.sample import Sample, Split
 from buffer.version import Version
 from synthesizer import terms
 from synthesizer.config import SynthesizerFile
-from synthesizer.methods import Context, Method, SampleBatch, find
+from synthesizer.methods import Context, Method, Requirements, SampleBatch, find
 from synthesizer.statistics import batchnorm_layers
+from synthesizer.teacher import Teacher
 
 UNKNOWN_DISAGREEMENT = 1.0
 """First priority of samples made before there is a student: all alike."""
+
+STORED_TARGETS = frozenset({"logits"})
+"""What is stored with each image."""
+
+
+class Feature(NamedTuple):
+    """What a method can see of some teachers beside their logits."""
+
+    shown_by: Callable[[NormalizedModel], object]
+    """Whether a teacher has it."""
+    absence: str
+    """What is to be said of one that has not."""
+
+
+FEATURES = {
+    "batchnorm_moments": Feature(
+        batchnorm_layers,
+        "has no BatchNorm layer with running statistics, nothing would tie the images to its "
+        "training data; synthesizer.bn_weight 0 says that this is meant",
+    )
+}
 
 
 class Round(NamedTuple):
@@ -38,9 +61,7 @@ class Round(NamedTuple):
 class Inverter:
     """One method at work. Refresh ``context`` between rounds, then call :meth:`round`.
 
-    :meth:`state_dict`, taken between rounds, is for whoever moves a synthesizer or starts it again
-    with what it has learned. Nobody in a run does so today: after a death the supervisor starts a
-    fresh one, because what ended a generator may lie in its weights.
+    :meth:`state_dict`, taken between rounds, is all that a successor needs to make the same images.
     """
 
     method: Method
@@ -77,7 +98,7 @@ class Inverter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken. Call after ``method.prepare``."""
+        """Goes on where :meth:`state_dict` was taken. Call before ``method.prepare``."""
         self.method.load_state_dict(state["method"])
         self.context.generator.set_state(state["rng"])
         self.owed_probes = state["owed_probes"]
@@ -177,6 +198,32 @@ def build_method(config: SynthesizerFile) -> Method:
     return method
 
 
+def build_inverter(
+    config: SynthesizerFile, producer: str, device: torch.device, seed: int
+) -> Inverter:
+    """The configured method with its teacher, not prepared yet.
+
+    Raises:
+        ConfigError: the method refuses ``synthesizer.kwargs``.
+        ModelError: teacher or method cannot be built.
+    """
+    teacher = Teacher(build(config.teacher), classes=config.teacher.classes, device=device)
+    context = Context(
+        teacher=teacher,
+        device=device,
+        generator=torch.Generator(device).manual_seed(seed),
+        autocast=autocast_dtype(config.run.precision, device),
+    )
+    probe_share = config.buffer.probe_share if config.buffer.probe_capacity > 0 else 0.0
+    return Inverter(build_method(config), context, config.synthesizer.method, producer, probe_share)
+
+
+def subject(config: SynthesizerFile) -> str:
+    """What a state belongs to: that of another method, or for another teacher, is of no use."""
+    table = config.synthesizer
+    return json.dumps([table.method, table.kwargs, config.teacher.model_dump(mode="json")])
+
+
 def validate(config: SynthesizerFile, teacher: NormalizedModel) -> None:
     """Checks that the configured method can work on this teacher, before anything starts.
 
@@ -185,30 +232,53 @@ def validate(config: SynthesizerFile, teacher: NormalizedModel) -> None:
         ModelError: there is no such method.
     """
     needs = build_method(config).requirements(config)
-    table, problems = config.synthesizer, []
-    if config.buffer.selector not in needs.selectors:
-        problems.append(
-            f"buffer.selector ({config.buffer.selector}): {table.method} works with "
-            f"{', '.join(sorted(needs.selectors))} only"
+    problems = [
+        *_choice_problems(config, needs),
+        *_target_problems(config, needs),
+        *_feature_problems(config, needs, teacher),
+        *_probe_problems(config),
+        *needs.refused,
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _choice_problems(config: SynthesizerFile, needs: Requirements) -> Iterator[str]:
+    method = config.synthesizer.method
+    for field, value, possible in (
+        ("buffer.selector", config.buffer.selector, needs.selectors),
+        ("synthesizer.label_mode", config.synthesizer.label_mode, needs.label_modes),
+    ):
+        if value not in possible:
+            works = ", ".join(sorted(possible))
+            yield f"{field} ({value}): {method} works with {works} only"
+
+
+def _target_problems(config: SynthesizerFile, needs: Requirements) -> Iterator[str]:
+    stored = ", ".join(sorted(STORED_TARGETS))
+    for name in sorted(needs.targets - STORED_TARGETS):
+        yield (
+            f"synthesizer.method ({config.synthesizer.method}): needs the target {name} stored "
+            f"with each image, there would be only {stored}"
         )
-    if table.label_mode not in needs.label_modes:
-        problems.append(
-            f"synthesizer.label_mode ({table.label_mode}): {table.method} works with "
-            f"{', '.join(sorted(needs.label_modes))} only"
-        )
-    if needs.needs_batchnorm and not batchnorm_layers(teacher):
-        problems.append(
-            f"synthesizer.bn_weight ({table.bn_weight:g}): {config.teacher.factory} has no "
-            "BatchNorm layer with running statistics, nothing would tie the images to its "
-            "training data; 0 says that this is meant"
-        )
-    most = math.ceil(table.batch_size * config.buffer.probe_share)
+
+
+def _feature_problems(
+    config: SynthesizerFile, needs: Requirements, teacher: NormalizedModel
+) -> Iterator[str]:
+    for name in sorted(needs.teacher_features):
+        needing = f"synthesizer.method ({config.synthesizer.method}): needs the teacher's {name}"
+        if name not in FEATURES:
+            yield f"{needing}, of a teacher there would be only {', '.join(sorted(FEATURES))}"
+        elif not FEATURES[name].shown_by(teacher):
+            yield f"{needing}, but {config.teacher.factory} {FEATURES[name].absence}"
+
+
+def _probe_problems(config: SynthesizerFile) -> Iterator[str]:
+    most = math.ceil(config.synthesizer.batch_size * config.buffer.probe_share)
     if 0 < config.buffer.probe_capacity < most:
-        problems.append(
+        yield (
             f"buffer.probe_capacity ({config.buffer.probe_capacity}) is below the {most} probes "
             f"of one batch (synthesizer.batch_size x buffer.probe_share): they would evict each "
             "other"
         )
-    problems += needs.refused
-    if problems:
-        raise ConfigError("\n".join(problems))

@@ -16,10 +16,15 @@ class SynthesizerMetrics:
         self.images = Counter(
             "ssdkd_synthesizer_images_total", "Images inserted.", registry=registry
         )
+        self.prepared = Gauge(
+            "ssdkd_synthesizer_prepared_ratio",
+            "How far the method's preparation is.",
+            registry=registry,
+        )
         self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
         self.busy = Counter(
             "ssdkd_synthesizer_busy_seconds_total",
-            "Time spent making and inserting images.",
+            "Time spent preparing, making and inserting images.",
             registry=registry,
         )
         self.waiting = Counter(

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,9 +26,12 @@ class SynthesizerService:
         url: of the Redis server.
         index: number of this synthesizer; names the producer.
         threads: CPU threads of torch.
+        checkpoint: file of what it has learned, on a path that its successor can read.
     """
 
-    def __init__(self, config: str, *, url: str, index: int, threads: int) -> None:
+    def __init__(
+        self, config: str, *, url: str, index: int, threads: int, checkpoint: str | None = None
+    ) -> None:
         # Imported here: the driver that only starts actors needs neither torch nor redis.
         import torch
 
@@ -47,6 +51,7 @@ class SynthesizerService:
             device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"),
             threads=threads,
             seed=actor_seed(tables.run.seed, index, attempt),
+            checkpoint=None if checkpoint is None else Path(checkpoint),
         )
 
     def run(self) -> None:
@@ -81,7 +86,14 @@ def options(config: SynthesizerFile, *, cpus: float) -> dict[str, Any]:
     }
 
 
-def start(config: SynthesizerFile, *, url: str, index: int, cpus: float | None = None) -> Any:
+def start(
+    config: SynthesizerFile,
+    *,
+    url: str,
+    index: int,
+    cpus: float | None = None,
+    checkpoints: Path | None = None,
+) -> Any:
     """Creates the actor ``synthesizer-{index}`` in the namespace of the driver.
 
     It does nothing until its ``run`` is called.
@@ -92,10 +104,23 @@ def start(config: SynthesizerFile, *, url: str, index: int, cpus: float | None =
         index: number of this synthesizer.
         cpus: of the actor, also its torch threads (at least 1); default: ``synthesizer.cpus``,
             else 1.
+        checkpoints: folder in which it keeps what it has learned, absolute, shared by all nodes;
+            one that is started again goes on from there. Default: it begins anew.
     """
     share = cpus or config.synthesizer.cpus or 1.0
     known = config.model_dump(mode="json", include=set(SynthesizerFile.model_fields))
     actor = ray.remote(**options(config, cpus=share))(SynthesizerService)
-    return actor.options(name=f"synthesizer-{index}").remote(
-        json.dumps(known), url=url, index=index, threads=max(1, int(share))
+    name = f"synthesizer-{index}"
+    return actor.options(name=name).remote(
+        json.dumps(known),
+        url=url,
+        index=index,
+        threads=max(1, int(share)),
+        checkpoint=None if checkpoints is None else str(checkpoints / f"{name}.pt"),
     )
+
+
+def forget(checkpoints: Path) -> None:
+    """Removes what the synthesizers of an earlier run have learned."""
+    for file in checkpoints.glob("synthesizer-*.pt"):
+        file.unlink()

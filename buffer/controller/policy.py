@@ -59,11 +59,11 @@ class Observation:
     kl_quantiles: tuple[float, float, float]
     """The same: 10th, 50th and 90th percentile."""
     ess_ratio: float
-    """Effective sample size of the importance weights over the batch size."""
+    """Effective sample size of the priorities over the number of items, in (0, 1]."""
     class_entropy: float
     """Entropy of the buffered classes over its maximum, in [0, 1]; 1 is balanced."""
     mean_age: float
-    """Of drawn samples, in student steps."""
+    """Of the buffer's items, in student steps."""
     stale_share: float
     """Share of all priority updates so far whose sample had been evicted."""
     samples_per_insert: float

@@ -94,11 +94,10 @@ def create(config: ControllerFile, *, url: str, log: Path) -> Any:
     ).remote(known, url=url, journal=str(log))
 
 
-def start(config: ControllerFile, *, url: str, log: Path) -> Any:
-    """The actor of :func:`create`, running."""
+def start(config: ControllerFile, *, url: str, log: Path) -> tuple[Any, Any]:
+    """The actor of :func:`create`, running, and what :func:`ray.get` gives when it has ended."""
     actor = create(config, url=url, log=log)
-    actor.run.remote()
-    return actor
+    return actor, actor.run.remote()
 
 
 def validate(config: ControllerFile) -> None:

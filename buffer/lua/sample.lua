@@ -4,7 +4,8 @@
 -- KEYS     as in prelude.lua
 -- ARGV[1]  draws
 -- ARGV[2]  seed in [0, 2^31)
--- ARGV[3]  1 if these draws replace some of an earlier call, which the limiter has counted
+-- ARGV[3]  'draw'; 'redraw' if these draws replace some of an earlier call, which the limiter has
+--          counted; 'look' if it need not know of them
 -- Returns  {'wait', seconds, reason: 'filling' or 'limiter'}, or a packed string: uint32
 --          incarnation, items, attempt and step of the parameters; float64 importance exponent,
 --          mean of the raw weights over draws; then per draw uint32 slot, generation, float64
@@ -13,13 +14,13 @@
 if not is_initialised() then
   return LOST
 end
-local draws, redraw = tonumber(ARGV[1]), ARGV[3] == '1'
+local draws, purpose = tonumber(ARGV[1]), ARGV[3]
 local size = number(COUNTERS, 'size')
 if number(COUNTERS, 'warm') == 0 or size == 0 then
   count('sample_waits', 1)
   return {'wait', tostring(FILLING_RETRY_SECONDS), 'filling'}
 end
-if not redraw and not may_draw(draws) then
+if purpose == 'draw' and not may_draw(draws) then
   count('sample_waits', 1)
   return {'wait', tostring(RETRY_SECONDS), 'limiter'}
 end
@@ -93,9 +94,9 @@ for i = 1, draws do
   reply[i + 1] = struct.pack('<I4I4d', slot, generation, by_mass * masses[index] + by_count)
 end
 
-if redraw then
+if purpose == 'redraw' then
   count('redraws', draws)
-else
+elseif purpose == 'draw' then
   count('sampled', draws)
   if number(PARAMS, 'samples_per_insert') then
     change_balance(-draws)

@@ -1,13 +1,13 @@
 """What an inversion method is, and how one is found by name.
 
 A method turns latent noise (or nothing) into batches of images that a frozen teacher takes for
-training data. It knows nothing of Ray, Redis or actors: everything it may look at is in its
-:class:`Context`.
+training data. It knows nothing of Ray, Redis or actors: everything it may look at, and everyone it
+may talk to, is in its :class:`Context`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,19 +24,18 @@ from synthesizer.teacher import Teacher
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a method needs from the rest of the system, checked before anything starts.
-
-    Why stored targets are not among it: they do not depend on the method. The inverter stores the
-    teacher's logits with every image, whoever made it, and the distiller checks what it reads. Of
-    the teacher's features only BatchNorm moments can be recorded so far.
-    """
+    """What a method needs from the rest of the system, checked before anything starts."""
 
     selectors: frozenset[str] = frozenset({"prioritized", "uniform"})
     """Buffer selectors it works with."""
     label_modes: frozenset[str] = frozenset({"target", "argmax"})
     """Label modes it works with."""
-    needs_batchnorm: bool = True
-    """It matches moments of the teacher's BatchNorm layers."""
+    targets: frozenset[str] = frozenset()
+    """Names of targets that must be stored with each of its images. There are ``logits``, the
+    teacher's, which the inverter stores whoever made the image."""
+    teacher_features: frozenset[str] = frozenset()
+    """What it must be able to see of the teacher beside its logits. There are
+    ``batchnorm_moments``, of teachers with BatchNorm layers that keep running statistics."""
     refused: tuple[str, ...] = ()
     """Combinations of settings it cannot work with, each as one line that names field, value and
     consequence."""
@@ -44,7 +43,7 @@ class Requirements:
 
 @dataclass
 class Context:
-    """All a method may look at in one round."""
+    """All a method may look at, and how it speaks while it prepares."""
 
     teacher: Teacher
     device: torch.device
@@ -62,6 +61,11 @@ class Context:
     """``[K]`` buffered samples per predicted class; ``None`` for an empty buffer."""
     filled_once: bool = False
     """The buffer has been full: adversarial terms may start."""
+    report: Callable[[float], None] = lambda share: None
+    """Takes how far :meth:`Method.prepare` is, in [0, 1]. Called wherever ``state_dict`` holds all
+    that was reached, since it may be saved right then."""
+    stopping: Callable[[], bool] = lambda: False
+    """Whether the synthesizer has been told to end: ``prepare`` is to return soon."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,23 @@ class SampleBatch:
 
 
 class Method(Protocol):
-    """An inversion method. Constructed as ``Class(config, **config.synthesizer.kwargs)``."""
+    """An inversion method. Constructed as ``Class(config, **config.synthesizer.kwargs)``.
+
+    Then called in this order: ``load_state_dict`` (if it goes on from a predecessor's state),
+    ``prepare`` once, ``round`` again and again.
+    """
 
     def requirements(self, config: SynthesizerFile) -> Requirements:
         """What it needs; called in the validate stage, before any resource is taken."""
         ...
 
     def prepare(self, context: Context) -> None:
-        """Builds its networks; may train for long without producing."""
+        """Builds its networks; may train for long without producing.
+
+        Then it says how far it is (``context.report``), ends early if it is told to
+        (``context.stopping``), and goes on where a loaded state ended, so that neither a stop nor a
+        crash costs what it has learned.
+        """
         ...
 
     def round(self, context: Context) -> SampleBatch:
@@ -94,11 +107,17 @@ class Method(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on elsewhere: tensors, numbers, strings and containers only."""
+        """Everything needed to go on elsewhere: tensors, numbers, strings and containers only.
+
+        Asked for once ``prepare`` has returned or reported, never during a round.
+        """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken."""
+        """Has :meth:`prepare` go on where :meth:`state_dict` was taken.
+
+        By the same method, with the same settings, for the same teacher.
+        """
         ...
 
 

@@ -101,6 +101,7 @@ class FastMeta:
         self.image_shape = config.teacher.image_shape
         self.averages: list[LayerMoments] | None = None
         self.rounds_when_full = 0
+        self._loaded: dict[str, Any] | None = None
 
     def requirements(self, config: SynthesizerFile) -> Requirements:
         """Any selector and label mode; BatchNorm layers only if their moments are weighted."""
@@ -109,14 +110,19 @@ class FastMeta:
             refused: tuple[str, ...] = ()
         except ConfigError as error:
             refused = (str(error),)
-        return Requirements(needs_batchnorm=config.synthesizer.bn_weight > 0, refused=refused)
+        features = {"batchnorm_moments"} if config.synthesizer.bn_weight > 0 else set[str]()
+        return Requirements(teacher_features=frozenset(features), refused=refused)
 
     def prepare(self, context: Context) -> None:
         """Builds the shared generator and its clone; takes no time."""
         self.shared, self.clone = (self._new_generator(context.device) for _ in range(2))
-        initialize(self.shared, context.generator)
         rate = self.settings.rates[1] * self.settings.inner_steps
         self.optimizer = torch.optim.Adam(self.shared.parameters(), rate, BETAS, fused=True)
+        if self._loaded is None:
+            initialize(self.shared, context.generator)
+        else:
+            self._restore(self._loaded, context.device)
+            self._loaded = None
 
     def round(self, context: Context) -> SampleBatch:
         """Inner steps on a clone, then one step of the shared generator.
@@ -161,10 +167,13 @@ class FastMeta:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken. Call after :meth:`prepare`."""
+        """Has :meth:`prepare` go on where :meth:`state_dict` was taken."""
+        self._loaded = state
+
+    def _restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.shared.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        averages, device = state["averages"], next(self.shared.parameters()).device
+        averages = state["averages"]
         self.averages = (
             None
             if averages is None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from buffer.config import BufferTable
+from buffer.errors import RateLimited
 from buffer.memory import InMemoryReplayBuffer
 from buffer.sample import Sample
 from deploy import report
@@ -39,11 +42,17 @@ def test_the_gallery_has_a_row_per_class(channels: int) -> None:
         assert set(np.unique(inside)) == {grey, 255}
 
 
-def test_a_limiter_that_refuses_large_draws_still_leaves_a_gallery() -> None:
+def test_a_limiter_that_refuses_draws_still_leaves_a_gallery() -> None:
     table = BufferTable(capacity=60, probe_capacity=0, samples_per_insert=1.0, error_buffer=300.0)
     replay = InMemoryReplayBuffer(table, seed=0)
     replay.insert(samples(60), producer="p", sequence=1)
+    for _ in range(4):
+        replay.sample(64)
+    before = replay.info()
+    with pytest.raises(RateLimited):
+        replay.sample(64)
     assert report.gallery(replay, 3) is not None
+    assert replay.info().sampled == before.sampled
 
 
 def test_an_unfilled_buffer_has_no_gallery() -> None:
@@ -95,6 +104,25 @@ def test_a_result_is_strict_json_and_replaces_an_older_one(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     with pytest.raises(ValueError, match="not JSON compliant"):
         report.write_result({"a": float("nan")}, tmp_path)
+
+
+def test_the_revision_is_that_of_our_own_tree_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in (
+        "git init -q .",
+        "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m theirs",
+    ):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    installed = tmp_path / "site-packages" / "report.py"
+    installed.parent.mkdir()
+    installed.touch()
+    monkeypatch.setattr(report, "__file__", str(installed))
+    assert report.git_revision() is None
+    subprocess.run(["git", "add", str(installed)], cwd=tmp_path, check=True)
+    found = report.git_revision()
+    assert found is not None
+    assert re.fullmatch(r"[0-9a-f]{40}-dirty", found)
 
 
 def test_versions_name_what_a_result_depends_on() -> None:

@@ -133,3 +133,27 @@ def test_an_actor_that_cannot_be_created_is_tried_again() -> None:
     until(lambda: watch.totals().rounds > 0)
     assert len(attempts) == 2
     watch.stop()
+
+
+def test_one_given_up_actor_does_not_end_the_others() -> None:
+    healthy = starter()
+    failing = starter(fails=True)
+    deaths = []
+
+    def start(number: int) -> Any:
+        if number == 0:
+            deaths.append(number)
+            return failing(number)
+        return healthy(number)
+
+    watch = Supervisor(start, 2)
+    watch.start()
+    until(lambda: len(deaths) == 3)
+    rounds = watch.totals().rounds
+    until(lambda: watch.totals().rounds > rounds + 20)
+    os.kill(watch.statuses()[-1]["pid"], signal.SIGKILL)
+    for _ in range(40):
+        assert watch.failure() is None
+        time.sleep(0.02)
+    until(lambda: bool(watch.statuses()))
+    watch.stop()

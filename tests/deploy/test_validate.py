@@ -22,6 +22,7 @@ def test_actors_and_workers_share_the_machine_evenly() -> None:
 def test_what_is_configured_stays_and_the_rest_is_divided() -> None:
     config = load(DEFAULT_CONFIG, ["synthesizer.actors=2", "synthesizer.cpus=1.5"])
     assert cpu_shares(config, 8) == (1.5, 5.0)
+    assert cpu_shares(config, 8, 4.0) == (1.5, 4.0)
 
 
 def test_shares_never_exceed_the_machine() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,27 @@ def test_settings_are_validated_before_a_cluster_is_touched(config_file, capsys,
     assert main(arguments) == 2
     assert "buffer.capacity (64) is smaller than a batch" in capsys.readouterr().err
     assert os.environ["RAY_ADDRESS"] == "nowhere.invalid:1"
+
+
+def test_a_teacher_that_cannot_be_built_is_a_failure_but_no_impossible_setting(
+    config_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("SSDKD_REDIS_URL", "redis://nowhere.invalid:1")
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere.invalid:1")
+    missing = f"teacher.weights={tmp_path / 'none.safetensors'}"
+    assert main(["--config", str(config_file), "--set", missing]) == 1
+    assert capsys.readouterr().err.startswith("distiller: weights (")
+
+
+def test_ctrl_c_before_the_training_is_one_line_and_no_traceback(tmp_path):
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "distiller", "--config", str(pipe)]
+    with (
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process,
+        pipe.open("w"),  # waits until it is opened for reading, which then waits for us
+    ):
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "distiller: interrupted before the training began\n"

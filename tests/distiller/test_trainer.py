@@ -8,7 +8,7 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from buffer.errors import ModelError, Starved
+from buffer.errors import Interrupted, ModelError, Starved
 from buffer.memory import InMemoryReplayBuffer
 from buffer.models import build, from_bytes
 from buffer.params import SamplingParams
@@ -18,6 +18,7 @@ from distiller import checkpoint
 from distiller.metrics import DistillerMetrics
 from distiller.networks import digits_cnn
 from distiller.step import learning_rate
+from distiller.tally import Origin
 from distiller.trainer import Trainer
 
 ARCHIVE_SIZE = 40
@@ -150,7 +151,7 @@ def test_a_budget_that_ends_before_the_first_batch_is_an_error(make_config):
     with (
         trainer,
         pytest.raises(
-            Starved, match=r"run\.seconds \(0\.3\): the budget ended .* holds 0 of the 32 samples"
+            Starved, match=r"run\.seconds \(0\.3\): the budget ended .* holds 0 samples, and 32 are"
         ),
     ):
         trainer.run(_never)
@@ -322,6 +323,89 @@ def test_a_crash_before_the_first_checkpoint_does_not_move_the_first_step(
     rate = trainer.step.optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(learning_rate(config.distiller, 0.6, first_share=0.2))
     assert trainer.tally.first_step_at_seconds == 20.0
+
+
+def test_a_training_on_a_used_buffer_begins_with_nothing_of_the_earlier_one(
+    make_config, make_samples
+):
+    config = make_config("run.steps=null", "run.seconds=100")
+    now = 1000.0
+    replay = InMemoryReplayBuffer(config.buffer, seed=0, clock=lambda: now)
+    replay.insert(make_samples(64), producer="p", sequence=0)
+    replay.publish_progress(
+        StudentProgress(
+            version=Version(3, 400),
+            phase="finished",
+            elapsed_seconds=90.0,
+            evaluation_seconds=7.0,
+            first_step_at_seconds=20.0,
+            inserted_at_first_step=33,
+        )
+    )
+    now += 500.0
+    origin = Origin(replay.info().seconds, 3)
+    now += 2.0  # the worker takes a while to start
+    trainer = Trainer(config, replay, attempt=4, origin=origin, clock=lambda: now)
+    with trainer:
+        assert trainer.budget.elapsed_seconds == pytest.approx(2.0)
+        assert trainer.tally.evaluation_seconds == 0.0
+        assert trainer.tally.first_share is None
+        assert trainer.tally.first_step_at_seconds is None
+
+
+def test_a_restarted_worker_counts_from_where_its_own_training_began(make_config, make_samples):
+    config = make_config("run.steps=null", "run.seconds=100")
+    now = 1000.0
+    replay = InMemoryReplayBuffer(config.buffer, seed=0, clock=lambda: now)
+    replay.insert(make_samples(64), producer="p", sequence=0)
+    now += 500.0
+    origin = Origin(replay.info().seconds, 3)
+    replay.publish_progress(StudentProgress(version=Version(4, 9), first_step_at_seconds=20.0))
+    now += 60.0
+    trainer = Trainer(config, replay, attempt=5, origin=origin, clock=lambda: now)
+    with trainer:
+        assert trainer.budget.share == pytest.approx(0.6)
+        assert trainer.tally.first_share == pytest.approx(0.2)
+
+
+def test_a_resumed_training_goes_on_with_the_time_of_its_checkpoint_alone(make_config):
+    config = make_config("run.steps=null", "run.seconds=100")
+    now = 1000.0
+    replay = InMemoryReplayBuffer(config.buffer, seed=0, clock=lambda: now)
+    replay.publish_progress(StudentProgress(version=Version(1, 90), elapsed_seconds=55.0))
+    now += 3600.0
+    trainer = Trainer(
+        config, replay, attempt=2, origin=Origin(replay.info().seconds, 1), clock=lambda: now
+    )
+    trainer.tally.elapsed_seconds = 40.0
+    with trainer:
+        assert trainer.budget.elapsed_seconds == pytest.approx(40.0)
+
+
+def test_a_training_that_is_asked_to_end_saves_and_publishes_the_student_of_that_step(
+    make_config, make_replay
+):
+    config, saved = make_config("run.steps=100000", "distiller.snapshot_seconds=1000"), []
+    replay = make_replay(config)
+    trainer = Trainer(config, replay, attempt=1, end_asked=lambda: trainer.tally.step >= 7)
+    with trainer, pytest.raises(Interrupted, match="asked to end after 7 student steps; the stud"):
+        trainer.run(save=lambda: saved.append(trainer.tally.step))
+    assert saved == [7]
+    assert replay.progress().version == Version(1, 7)
+    assert replay.progress().phase == "distilling"
+    version, weights = replay.fetch_student(newer_than=NEVER)
+    assert version == Version(1, 7)
+    published, own = from_bytes(weights), trainer.pair.student.network.state_dict()
+    assert all(torch.equal(published[name], own[name]) for name in own)
+
+
+def test_a_training_that_is_asked_to_end_before_its_first_step_saves_nothing(make_config):
+    config = make_config()
+    replay = InMemoryReplayBuffer(config.buffer, seed=0)
+    trainer = Trainer(config, replay, attempt=1, end_asked=lambda: True)
+    with trainer, pytest.raises(Interrupted, match="before the first student step; there is no st"):
+        trainer.run(_never)
+    assert replay.fetch_student(newer_than=NEVER)[0] == Version(1, 0)
 
 
 @pytest.mark.gpu

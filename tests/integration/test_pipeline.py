@@ -70,7 +70,7 @@ def test_a_job_empties_the_buffer_of_an_earlier_run_but_not_of_a_live_one(
             refused = job(server.url, tmp_path / "refused")
         assert refused.returncode == 2
         assert "run.name (demo): a run of this name is alive" in " ".join(refused.stderr.split())
-        assert not (tmp_path / "refused").exists()
+        assert [path.name for path in (tmp_path / "refused").iterdir()] == ["run.lock"]
         done = job(server.url, tmp_path / "done")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "done/result.json").read_text())["student_steps"] == 50
@@ -102,9 +102,8 @@ def test_a_killed_distiller_worker_resumes_from_its_checkpoint(start_run: StartR
     lines = run.journal()
     assert result["attempts"] == 2
     assert result["student_steps"] > reached
-    # Not from the start again: the second attempt knows when the first one began.
-    (began,) = {line["first_step_at_seconds"] for line in lines if line["version"][0] == 2}
-    assert began == next(line["first_step_at_seconds"] for line in lines if line["version"][1])
+    # Not from the start again: an attempt reports as soon as it begins.
+    assert min(line["version"][1] for line in lines if line["version"][0] == 2) > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -18,7 +18,7 @@ from faulty_replay import FaultyReplay
 
 from buffer.models import NormalizedModel, build
 from buffer.parsing import parse
-from synthesizer import actor
+from synthesizer import patience
 from synthesizer.config import SynthesizerFile
 from synthesizer.methods import Context
 from synthesizer.teacher import Teacher, freeze
@@ -95,4 +95,4 @@ def replay(config: SynthesizerFile) -> FaultyReplay:
 
 @pytest.fixture(autouse=True)
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actor, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "FIRST_BACKOFF_SECONDS", 0.01)

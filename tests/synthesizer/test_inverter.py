@@ -125,9 +125,9 @@ def test_a_restored_inverter_makes_the_same_samples(
     state = copy.deepcopy(inverter.state_dict())
     expected = [inverter.round(born=BORN) for _ in range(2)]
     method = build_method(config)
-    method.prepare(context)
     restored = Inverter(method, context, "fast_meta", "synthesizer-7", probe_share=0.04)
     restored.load_state_dict(state)
+    method.prepare(context)
     for before in expected:
         after = restored.round(born=BORN)
         assert after.losses == before.losses
@@ -149,7 +149,8 @@ def test_a_valid_configuration_is_accepted(config: SynthesizerFile) -> None:
         ),
         (
             {"teacher": {"factory": "tiny_teachers:plain_cnn", "weights": "unused"}},
-            r"synthesizer.bn_weight \(10\): tiny_teachers:plain_cnn has no BatchNorm layer",
+            r"synthesizer.method \(fast_meta\): needs the teacher's batchnorm_moments, but "
+            r"tiny_teachers:plain_cnn has no BatchNorm layer .* synthesizer.bn_weight 0 says",
         ),
         (
             {"buffer": {"probe_share": 0.6}},
@@ -176,7 +177,8 @@ class Picky:
     needs = Requirements(
         selectors=frozenset({"uniform"}),
         label_modes=frozenset({"argmax"}),
-        needs_batchnorm=True,
+        targets=frozenset({"logits", "boxes"}),
+        teacher_features=frozenset({"batchnorm_moments", "penultimate"}),
         refused=("synthesizer.batch_size (16): too few for this method",),
     )
 
@@ -205,6 +207,10 @@ def test_all_requirements_of_a_method_are_checked_at_once(picky: Configure) -> N
     assert str(refused.value).splitlines() == [
         "buffer.selector (prioritized): tiny_teachers:Picky works with uniform only",
         "synthesizer.label_mode (target): tiny_teachers:Picky works with argmax only",
+        "synthesizer.method (tiny_teachers:Picky): needs the target boxes stored with each image, "
+        "there would be only logits",
+        "synthesizer.method (tiny_teachers:Picky): needs the teacher's penultimate, of a teacher "
+        "there would be only batchnorm_moments",
         "synthesizer.batch_size (16): too few for this method",
     ]
 
@@ -215,13 +221,12 @@ def test_each_requirement_alone_is_enough_to_be_refused(
 ) -> None:
     config = picky()
     violated = getattr(Picky.needs, field)
-    monkeypatch.setattr(Picky, "needs", Requirements(needs_batchnorm=False))
+    monkeypatch.setattr(Picky, "needs", Requirements())
     teacher = NormalizedModel(plain_cnn(), (0.5,) * 3, (0.25,) * 3)
     validate(config, teacher)
     monkeypatch.setattr(Picky, "needs", replace(Picky.needs, **{field: violated}))
-    with pytest.raises(ConfigError, match=r"Picky works with|too few|has no BatchNorm") as refused:
+    with pytest.raises(ConfigError, match=r"works with|too few|target boxes|has no BatchNorm"):
         validate(config, teacher)
-    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_settings_a_foreign_method_does_not_take_are_refused(picky: Configure) -> None:

@@ -98,7 +98,7 @@ def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
     client, url = replay
     config = configure(controller={"interval_seconds": 0.2})
     client.publish_progress(progress(1, params=(0, 0)))
-    actor = start(config, url=url, log=tmp_path / "controller.jsonl")
+    actor, _ = start(config, url=url, log=tmp_path / "controller.jsonl")
 
     until(lambda: client.params().version == Version(1, 1))
     status = ray.get(actor.status.remote(), timeout=30)
