@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 import yaml
+from ray.util import list_named_actors
 
 from buffer.parsing import parse
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
 from deploy.config import PipelineConfig
 from synthesizer.config import SynthesizerFile
-from synthesizer.service import actor_seed, options, start
+from synthesizer.service import actor_seed, forget, options, start
 
 Configure = Callable[..., SynthesizerFile]
 
@@ -79,6 +81,15 @@ def wait_for_rounds(actor: Any, rounds: int) -> dict[str, Any]:
     raise AssertionError(f"no {rounds} rounds within a minute: {status}")
 
 
+def bury(actor: Any, name: str) -> None:
+    """Ends an actor and waits until its name is free."""
+    ray.kill(actor)
+    deadline = time.monotonic() + 30.0
+    while name in list_named_actors():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.integration
 @pytest.mark.usefixtures("cluster")
 def test_an_actor_answers_and_stops_while_it_runs(tables: dict[str, Any], url: str) -> None:
@@ -105,6 +116,42 @@ def test_an_actor_answers_and_stops_while_it_runs(tables: dict[str, Any], url: s
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("cluster")
+def test_an_actor_that_was_killed_goes_on_with_what_it_had_learned(
+    configure: Configure, url: str, tmp_path: Path
+) -> None:
+    config = configure(
+        run={"name": "killed"},
+        buffer={"capacity": 28},
+        synthesizer={"checkpoint_seconds": 0.001},
+    )
+    checkpoints = tmp_path / "checkpoints"
+
+    def rounds_learned_from() -> int:
+        saved = torch.load(checkpoints / "synthesizer-4.pt", weights_only=True)
+        return int(saved["state"]["method"]["rounds_when_full"])
+
+    first = start(config, url=url, index=4, checkpoints=checkpoints)
+    running = first.run.remote()
+    os.kill(wait_for_rounds(first, 20)["pid"], signal.SIGKILL)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(running, timeout=60.0)
+    bury(first, "synthesizer-4")
+    before = rounds_learned_from()
+    second = start(config, url=url, index=4, checkpoints=checkpoints)
+    running = second.run.remote()
+    wait_for_rounds(second, 1)
+    ray.get(second.stop.remote(), timeout=30.0)
+    ray.get(running, timeout=30.0)
+    rounds = ray.get(second.status.remote(), timeout=30.0)["rounds"]
+    assert before >= 10
+    assert rounds_learned_from() == before + rounds
+    bury(second, "synthesizer-4")
+    forget(checkpoints)
+    assert list(checkpoints.iterdir()) == []
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("cluster")
 def test_the_command_runs_until_it_is_interrupted_or_fails(
     tables: dict[str, Any], url: str, tmp_path: Path
 ) -> None:
@@ -126,11 +173,14 @@ def test_the_command_runs_until_it_is_interrupted_or_fails(
     assert process.returncode == 0, errors
     assert replay.info().inserted > 0
     replay.close()
+    learned = weights.parent / "runs/command/checkpoints/synthesizer-0.pt"
+    assert learned.exists()
     with command(file, url, "--set", "buffer.capacity=32", folder=weights.parent) as process:
         _, errors = process.communicate(timeout=60.0)
     assert process.returncode == 1
     assert "a synthesizer failed" in errors
     assert "ProtocolMismatch" in errors
+    assert not learned.exists()  # it was not asked to resume
 
 
 @pytest.mark.integration
