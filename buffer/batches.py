@@ -6,12 +6,12 @@ Letters in shapes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.columns import Columns
+from buffer.columns import Columns, joined
 from buffer.priorities import level_of
 from buffer.sample import IDENTITY_DTYPE, Batch, Sample
 from buffer.version import Version
@@ -198,6 +198,16 @@ def batch_of(samples: Columns, draws: Draws, *, student_step: int) -> Batch:
     )
 
 
+def probe_batch(found: Sequence[tuple[Columns | None, Draws]], params_version: Version) -> Batch:
+    """Probe samples of one or several shards as a batch."""
+    pieces = [samples for samples, _ in found if samples is not None]
+    draws = replace(concatenate([each for _, each in found]), params_version=params_version)
+    draws = replace(draws, population=len(draws.identities))
+    if not pieces:
+        return assemble([], draws, student_step=0)
+    return batch_of(joined(pieces), draws, student_step=0)
+
+
 def concatenate(rounds: Sequence[Draws]) -> Draws:
     """Rounds of one draw as one; each sample keeps the distribution it was drawn under."""
     lengths = [len(draws.identities) for draws in rounds]
@@ -206,7 +216,7 @@ def concatenate(rounds: Sequence[Draws]) -> Draws:
         identities=np.concatenate([draws.identities for draws in rounds]),
         probabilities=np.concatenate([draws.probabilities for draws in rounds]),
         weights=np.concatenate([draws.weights for draws in rounds]),
-        weight_mean=float(np.average(means, weights=lengths)),
+        weight_mean=float(np.average(means, weights=lengths)) if any(lengths) else 1.0,
         params_version=rounds[0].params_version,
         population=rounds[0].population,
     )

@@ -1,13 +1,17 @@
-"""One of several shards, as a client sees it: connected, or left out for a while."""
+"""The shards of a buffer, as a client sees them: connected, or left out for a while."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from buffer.errors import BufferUnavailable
 from buffer.replay import ReplayBuffer
+
+Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -72,3 +76,68 @@ class Member:
         if self._replay is not None:
             self._replay.close()
             self._replay = None
+
+
+class Members:
+    """All shards of a buffer.
+
+    Args:
+        members: a shard each.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._all = members
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for member in self._all:
+            member.close()
+
+    def live(self) -> list[Member]:
+        """The shards that can be asked; those that come back learn what they missed."""
+        with self._lock:
+            back = [member for member in self._all if member.connect()]
+            live = [member for member in self._all if member.connected]
+            others = [member for member in live if member not in back]
+            if back and others:
+                known = [params for _, params in self.ask(others, ReplayBuffer.params)]
+                if known:
+                    newest = max(known, key=lambda params: params.version)
+                    self.ask(back, lambda replay: replay.set_params(newest))
+            live = [member for member in live if member.connected]
+        if not live:
+            raise BufferUnavailable(f"none of the {len(self._all)} shards can be reached")
+        return live
+
+    def ask(
+        self, members: Sequence[Member], question: Callable[[ReplayBuffer], Answer]
+    ) -> list[tuple[Member, Answer]]:
+        """The answers of the members that can be reached; the others are left out from now on."""
+        answers = []
+        for member in members:
+            try:
+                answers.append((member, question(member.replay)))
+            except BufferUnavailable as error:
+                with self._lock:
+                    member.leave_out(error)
+        return answers
+
+    def ask_all(self, question: Callable[[ReplayBuffer], Answer]) -> list[tuple[Member, Answer]]:
+        """The answers of all members that can be reached: at least one.
+
+        Raises:
+            BufferUnavailable: none can.
+        """
+        while True:
+            answers = self.ask(self.live(), question)
+            if answers:
+                return answers
+
+    def in_turn(self, sequence: int) -> list[Member]:
+        """The shards that can be asked, another one first for each sequence."""
+        count = len(self._all)
+        return sorted(self.live(), key=lambda member: (member.shard - sequence) % count)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from buffer.batches import check_uint32
 from buffer.connection import Connection
 from buffer.keys import Keys
-from buffer.params import SamplingParams
+from buffer.params import SamplingParams, params_of
 from buffer.progress import StudentProgress, read_progress
-from buffer.scripts import Scripts, params_of
+from buffer.scripts import Scripts
 from buffer.snapshots import pack, unpack
 from buffer.version import Version
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from buffer.config import BufferTable
+from buffer.errors import SchemaError
 from buffer.version import NEVER, Version
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -59,6 +61,28 @@ class SamplingParams(BaseModel):
                 "the priorities w * KL would oscillate instead of settling"
             )
         return self
+
+
+def params_fields(params: SamplingParams) -> dict[str, str]:
+    """Sampling parameters as fields of ``params``; numbers keep all their digits."""
+    values = params.model_dump(exclude={"version"})
+    fields = {name: "" if value is None else f"{value:.17g}" for name, value in values.items()}
+    attempt, step = params.version
+    return {**fields, "version_attempt": str(attempt), "version_step": str(step)}
+
+
+def params_of(fields: Mapping[str, str]) -> SamplingParams:
+    """The inverse of :func:`params_fields`.
+
+    Raises:
+        SchemaError: the fields are not those of sampling parameters.
+    """
+    try:
+        values: dict[str, Any] = {k: float(text) if text else None for k, text in fields.items()}
+        version = Version(int(values.pop("version_attempt")), int(values.pop("version_step")))
+        return SamplingParams(version=version, **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SchemaError(f"stored sampling parameters cannot be read: {error}") from error
 
 
 def start_params(table: BufferTable) -> SamplingParams:

@@ -18,54 +18,40 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.answers import UPDATE, Insert, Misfit, Refused, Reserved
 from buffer.archive import Archive, Meta, write
 from buffer.batches import (
     LARGEST_UINT32,
-    Draws,
-    assemble,
     batch_of,
     check_count,
     check_permit,
     check_samples,
     check_schema,
     check_uint32,
-    concatenate,
     identity_array,
     priority_levels,
+    probe_batch,
     schema_of,
-    unweighted,
 )
 from buffer.cache import PayloadCache
-from buffer.columns import Columns, joined, prepare
+from buffer.columns import prepare
 from buffer.config import BufferTable
 from buffer.connection import Connection
+from buffer.drawing import Drawing
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.keys import Keys
 from buffer.notices import Notices
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
-from buffer.priorities import importance_weights, level_of
+from buffer.priorities import level_of
 from buffer.sample import Batch, Sample
 from buffer.saving import Dump, dump, load
-from buffer.scripts import (
-    UPDATE,
-    Drawn,
-    Insert,
-    Limits,
-    Masses,
-    Misfit,
-    Purpose,
-    Refused,
-    Reserved,
-    Scripts,
-)
+from buffer.scripts import Limits, Scripts
 from buffer.version import Version
 
 logger = logging.getLogger(__name__)
 
-REDRAW_ROUNDS = 8
-REDRAW_RETRY_SECONDS = 0.1
 UPDATES_PER_CALL = 1024
 """Bounds how long a call keeps the server busy."""
 
@@ -87,6 +73,9 @@ class ReplayBuffer(Notices):
         ConfigError: the server is set to drop keys when memory runs out.
         ProtocolMismatch: the server holds a buffer of this name with other limits (and ``fresh`` is
             false), or of another protocol.
+
+    Attributes:
+        drawing: the draws of this shard, for draws over several.
     """
 
     def __init__(
@@ -104,7 +93,6 @@ class ReplayBuffer(Notices):
         self._shard = shard
         self._keys = Keys(run, shard)
         self._lock = threading.Lock()
-        self._generator = np.random.default_rng(seed)
         self._epochs: dict[str, int] = {}
         connection = Connection(url)
         slots = table.capacity + table.probe_capacity
@@ -119,6 +107,7 @@ class ReplayBuffer(Notices):
             lambda: secrets.randbits(32),
         )
         super().__init__(connection, self._keys, scripts)
+        self.drawing = Drawing(scripts, self._payloads, table, shard, seed)
         try:
             if fresh:
                 self.reset()
@@ -169,56 +158,13 @@ class ReplayBuffer(Notices):
     ) -> Batch:
         """See :meth:`buffer.interface.Replay.sample`."""
         check_count(n)
-        samples, draws = self.draw(n, seed=seed, counted=counted)
+        samples, draws = self.drawing.draw(n, seed=seed, counted=counted)
         return batch_of(samples, draws, student_step=student_step)
-
-    def draw(
-        self, n: int, *, seed: int | None = None, counted: bool = True, common: bytes = b""
-    ) -> tuple[Columns, Draws]:
-        """The samples of ``n`` draws, and how they were drawn; see :meth:`sample`.
-
-        Args:
-            n: how many.
-            seed: makes the draw reproducible.
-            counted: whether the limiter minds.
-            common: what all shards agreed on; see :class:`buffer.scripts.Common`.
-        """
-        pieces: list[Columns] = []
-        rounds: list[Draws] = []
-        left = n
-        for round_seed in self._seeds(seed):
-            purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
-            answer = self._ask_for(left, round_seed, purpose, common)
-            names = self._identities(answer.incarnation, answer.draws)
-            found, intact = self._payloads.read(names)
-            if found is not None:
-                pieces.append(found if intact.all() else found.at(np.flatnonzero(intact)))
-            rounds.append(self._draws(answer, intact))
-            left -= int(np.count_nonzero(intact))
-            if left == 0:
-                return joined(pieces), concatenate(rounds)
-            self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
-        # What was counted for this draw stays counted: the limiter errs by one batch.
-        raise RateLimited(
-            f"samples drawn in {REDRAW_ROUNDS} rounds were evicted or damaged before they came",
-            REDRAW_RETRY_SECONDS,
-        )
 
     def probe(self, n: int) -> Batch:
         """See :meth:`buffer.interface.Replay.probe`."""
         check_count(n)
-        samples, draws = self.peek(n)
-        if samples is None:
-            return assemble([], draws, student_step=0)
-        return batch_of(samples, draws, student_step=0)
-
-    def peek(self, n: int) -> tuple[Columns | None, Draws]:
-        """The newest probe samples, if there are any, as certain draws; see :meth:`probe`."""
-        members = self._scripts.probe(n)
-        names = self._identities(members.incarnation, members.pairs)
-        found, intact = self._payloads.read(names)
-        draws = unweighted(names[intact], self.params().version)
-        return None if found is None else found.at(np.flatnonzero(intact)), draws
+        return probe_batch([self.drawing.peek(n)], self.params().version)
 
     def update_priorities(
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
@@ -284,59 +230,11 @@ class ReplayBuffer(Notices):
         self.set_params(meta.params)
         return load(self._scripts, self._payloads, self._table, self._shard, archive, wanted, meta)
 
-    def masses(self) -> Masses:
-        """What this shard would contribute to a draw over all shards.
-
-        Raises:
-            RateLimited: it has too few samples.
-        """
-        answer = self._scripts.masses()
-        if isinstance(answer, Refused):
-            raise RateLimited(answer.reason, answer.retry_after_seconds)
-        return answer
-
-    def _ask_for(self, n: int, seed: int, purpose: Purpose, common: bytes) -> Drawn:
-        if self._table.selector in ("fifo", "sequential") and purpose != "look":
-            answer = self._scripts.take(n)
-        else:
-            answer = self._scripts.sample(n, seed, purpose, common)
-        if isinstance(answer, Refused):
-            raise RateLimited(answer.reason, answer.retry_after_seconds)
-        return answer
-
     def _epoch(self, producer: str) -> int:
         with self._lock:
             if producer not in self._epochs:
                 self._epochs[producer] = self._scripts.begin_epoch(producer)
             return self._epochs[producer]
 
-    def _seeds(self, seed: int | None) -> list[int]:
-        """A 31-bit seed for each round, mixed: the server's generator takes them as they are."""
-        if seed is None:
-            with self._lock:
-                seed = int(self._generator.integers(2**63))
-        words = np.random.SeedSequence(seed).generate_state(REDRAW_ROUNDS)
-        return [int(word) >> 1 for word in words]
-
     def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
         return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])
-
-    def _draws(self, answer: Drawn, intact: NDArray[np.bool_]) -> Draws:
-        """What is known of the draws that stand."""
-        draws = answer.draws[intact]
-        weights = importance_weights(
-            draws["probability"], answer.population, answer.importance_exponent
-        )
-        return Draws(
-            identities=self._identities(answer.incarnation, draws),
-            probabilities=draws["probability"],
-            weights=weights,
-            weight_mean=answer.weight_mean,
-            params_version=answer.params_version,
-            population=answer.population,
-        )
-
-
-def _pairs(draws: NDArray[np.void]) -> NDArray[np.void]:
-    """``[n]`` packed slots and generations, each once."""
-    return np.unique(np.array(draws[["slot", "generation"]].tolist(), dtype="<u4,<u4"))

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from buffer.answers import LOADED, Dumped
 from buffer.archive import CHUNK_ITEMS, ITEM, Archive, Chunk, Meta
 from buffer.batches import identity_array
 from buffer.codec import rename
 from buffer.config import BufferTable
 from buffer.payloads import Payloads
 from buffer.priorities import OLDEST_COHORT
-from buffer.scripts import LOADED, Dumped, Scripts
+from buffer.scripts import Scripts
 
 COMMITTED = 2
 

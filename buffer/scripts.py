@@ -5,22 +5,37 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from buffer.answers import (
+    DRAW,
+    GROUP,
+    LABEL,
+    PAIR,
+    RECORD,
+    Drawn,
+    Dumped,
+    Insert,
+    Masses,
+    Misfit,
+    Picture,
+    Purpose,
+    Refused,
+    Reserved,
+)
 from buffer.batches import DEFAULT_ERROR_BUFFER
 from buffer.config import BufferTable
 from buffer.connection import Connection
-from buffer.errors import BufferUnavailable, ProtocolMismatch, SchemaError
+from buffer.errors import BufferUnavailable, ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
-from buffer.params import SamplingParams
+from buffer.params import SamplingParams, params_fields, params_of
 from buffer.version import Version
 
 OPERATIONS = (
@@ -32,18 +47,7 @@ SHARED = {"reserve": ("eviction",), "sample": ("weighing",), "masses": ("weighin
 """Files that operations share, besides the prelude."""
 LOST = b"SSDKD_LOST"
 RESERVE_ROUNDS = 3
-PAIR = np.dtype([("slot", "<u4"), ("generation", "<u4")])
-DRAW = np.dtype([("slot", "<u4"), ("generation", "<u4"), ("probability", "<f8")])
-GROUP = np.dtype([("group", "<u4"), ("items", "<u4"), ("cohorts", "<u4", (16,))])
-UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation", "level")])
-RECORD = np.dtype(
-    [(name, "<u4") for name in ("state", "generation", "cell", "position", "attempt", "step")]
-)
-LOADED = np.dtype([(name, "<u4") for name in ("slot", "cell", "attempt", "step")])
-LABEL = np.dtype([("label", "<u4"), ("mass", "<f8")])
 _MASSES = struct.Struct("<Iddd")
-Purpose = Literal["draw", "redraw", "look"]
-"""Why draws are made: the limiter minds only the first, the second replace some of a first."""
 _DRAWN = struct.Struct("<IIIIdd")
 
 
@@ -84,92 +88,6 @@ class Limits:
             for name, value in values.items()
             if value is not None
         }
-
-
-class Insert(NamedTuple):
-    """The name of an insert."""
-
-    producer: str
-    epoch: int
-    sequence: int
-
-
-class Reserved(NamedTuple):
-    """Slots taken for an insert."""
-
-    incarnation: int
-    pairs: NDArray[np.void]
-    """``[n]`` of :data:`PAIR`."""
-
-
-class Refused(NamedTuple):
-    """The limiter's no."""
-
-    retry_after_seconds: float
-    reason: str
-
-
-class Misfit(NamedTuple):
-    """An array that does not fit the others of its name."""
-
-    name: str
-    stored: str
-
-
-class Drawn(NamedTuple):
-    """An answered draw."""
-
-    incarnation: int
-    population: int
-    params_version: Version
-    importance_exponent: float
-    weight_mean: float
-    """Expected raw importance weight of a draw."""
-    draws: NDArray[np.void]
-    """``[n]`` of :data:`DRAW`."""
-
-
-class Masses(NamedTuple):
-    """What a shard would contribute to a draw over all shards."""
-
-    items: int
-    slack: float
-    """Draws that the limiter admits now."""
-    uniform_share: float
-    label_balance: float
-    labels: NDArray[np.void]
-    """Of :data:`LABEL`: the mass of each label's items."""
-
-
-class Dumped(NamedTuple):
-    """Everything that a snapshot needs but the payloads."""
-
-    incarnation: int
-    newest: int
-    """Number of the newest cohort."""
-    counters: dict[str, float]
-    params: SamplingParams
-    attempts: dict[str, int]
-    records: NDArray[np.void]
-    """``[capacity]`` of :data:`RECORD`."""
-    probes: NDArray[np.void]
-    """``[probe_capacity]`` of :data:`RECORD`."""
-
-
-class Picture(NamedTuple):
-    """What ``info`` answers."""
-
-    seconds: float
-    counters: dict[str, float]
-    groups: dict[int, int]
-    """Items of each group."""
-
-    def totals(self, part: Callable[[int], int]) -> dict[int, int]:
-        """Items by a part of their group's number."""
-        counts: Counter[int] = Counter()
-        for group, count in self.groups.items():
-            counts[part(group)] += count
-        return dict(counts)
 
 
 class Scripts:
@@ -356,28 +274,6 @@ class Scripts:
             self.init()
             answer = self._run[name](self._keys, arguments)
         return answer
-
-
-def params_fields(params: SamplingParams) -> dict[str, str]:
-    """Sampling parameters as fields of ``params``; numbers keep all their digits."""
-    values = params.model_dump(exclude={"version"})
-    fields = {name: "" if value is None else f"{value:.17g}" for name, value in values.items()}
-    attempt, step = params.version
-    return {**fields, "version_attempt": str(attempt), "version_step": str(step)}
-
-
-def params_of(fields: Mapping[str, str]) -> SamplingParams:
-    """The inverse of :func:`params_fields`.
-
-    Raises:
-        SchemaError: the fields are not those of sampling parameters.
-    """
-    try:
-        values: dict[str, Any] = {k: float(text) if text else None for k, text in fields.items()}
-        version = Version(int(values.pop("version_attempt")), int(values.pop("version_step")))
-        return SamplingParams(version=version, **values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SchemaError(f"stored sampling parameters cannot be read: {error}") from error
 
 
 def _refused(answer: list[Any]) -> Refused:

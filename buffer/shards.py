@@ -12,43 +12,41 @@ to all that can be reached and read from the one that knows the newest.
 
 from __future__ import annotations
 
-import struct
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.archive import Archive, Meta, write
+from buffer.answers import Masses
+from buffer.archive import Archive, write
 from buffer.batches import (
     Draws,
-    assemble,
     batch_of,
     check_count,
     check_permit,
     check_samples,
     concatenate,
     priority_levels,
-    unweighted,
+    probe_batch,
 )
 from buffer.columns import Columns, joined
 from buffer.config import BufferTable
 from buffer.connection import host_of
+from buffer.division import common_of, share_of, table_of_shard, together
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, Replay, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
-from buffer.members import Member
+from buffer.members import Member, Members
 from buffer.params import SamplingParams
 from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
-from buffer.sample import IDENTITY_DTYPE, Batch, Sample
-from buffer.scripts import LABEL, Masses
+from buffer.sample import Batch, Sample
 from buffer.version import NEVER, Version
 
 Answer = TypeVar("Answer")
@@ -98,23 +96,6 @@ def connect(
     return ShardedReplayBuffer(table, members, seed=seed, fresh=fresh)
 
 
-def table_of_shard(table: BufferTable, shards: int) -> BufferTable:
-    """The limits of one of several shards, which together have at least those of the table."""
-
-    def part(whole: int) -> int:
-        return -(-whole // shards)
-
-    return table.model_copy(
-        update={
-            "capacity": max(2, part(table.capacity)),
-            "probe_capacity": part(table.probe_capacity),
-            "min_size_to_sample": part(table.minimum),
-            "error_buffer": None if table.error_buffer is None else table.error_buffer / shards,
-            "cache_mebibytes": part(table.cache_mebibytes),
-        }
-    )
-
-
 class ShardedReplayBuffer:
     """A :class:`~buffer.interface.Replay` on several servers. May be used from several threads.
 
@@ -132,22 +113,24 @@ class ShardedReplayBuffer:
         self, table: BufferTable, members: Sequence[Member], *, seed: int | None, fresh: bool
     ) -> None:
         self._table = table
-        self._members = members
-        self._lock = threading.RLock()
+        self._members = Members(members)
+        self._lock = threading.Lock()
         self._generator = np.random.default_rng(seed)
         self._chosen: dict[str, Member] = {}
         self._inserts: dict[str, tuple[int, Member]] = {}
         for member in members:
             member.connect(fresh=fresh)
-        self._live()
+        self._members.live()
 
     def request_permit(self, n: int, *, producer: str) -> Permit:
         """See :meth:`buffer.interface.Replay.request_permit`: of the next shard that grants it."""
         check_permit(n, self._table.capacity)
         refused = Permit(False, RETRY_SECONDS)
         sequence = self._inserts[producer][0] + 1 if producer in self._inserts else 0
-        for member in self._in_turn(sequence):
-            for permit in self._ask([member], lambda r: r.request_permit(n, producer=producer)):
+        for member in self._members.in_turn(sequence):
+            for permit in self._members.ask(
+                [member], lambda r: r.request_permit(n, producer=producer)
+            ):
                 if permit[1].granted:
                     self._chosen[producer] = member
                     return permit[1]
@@ -158,7 +141,7 @@ class ShardedReplayBuffer:
         """See :meth:`buffer.interface.Replay.release_permit`."""
         member = self._chosen.pop(producer, None)
         if member is not None and member.connected:
-            self._ask([member], lambda replay: replay.release_permit(producer=producer))
+            self._members.ask([member], lambda replay: replay.release_permit(producer=producer))
 
     def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
         """See :meth:`buffer.interface.Replay.insert`: all into one shard.
@@ -171,7 +154,7 @@ class ShardedReplayBuffer:
         for member in self._candidates(producer, sequence):
             self._inserts[producer] = sequence, member
             try:
-                answers = self._ask(
+                answers = self._members.ask(
                     [member], lambda r: r.insert(samples, producer=producer, sequence=sequence)
                 )
             except RateLimited as error:
@@ -193,13 +176,13 @@ class ShardedReplayBuffer:
         while left:
             for count, member, common in self._divide(left, generator, counted=counted):
                 draw = partial(
-                    ReplayBuffer.draw,
+                    _draw,
                     n=count,
                     seed=int(generator.integers(2**63)),
                     counted=counted,
                     common=common,
                 )
-                for _, piece in self._ask([member], draw):
+                for _, piece in self._members.ask([member], draw):
                     pieces.append(piece)
                     left -= count
         draws = concatenate([piece[1] for piece in pieces])
@@ -209,21 +192,16 @@ class ShardedReplayBuffer:
     def probe(self, n: int) -> Batch:
         """See :meth:`buffer.interface.Replay.probe`: of each shard in proportion."""
         check_count(n)
-        sizes = [(m, info.probe_size) for m, info in self._ask_all(ReplayBuffer.info)]
+        sizes = [(m, info.probe_size) for m, info in self._members.ask_all(ReplayBuffer.info)]
         total = max(1, sum(size for _, size in sizes))
         found = [
             answer
             for member, size in sizes
-            if size
-            for _, answer in self._ask(
-                [member], partial(ReplayBuffer.peek, n=max(1, n * size // total))
+            for _, answer in self._members.ask(
+                [member], partial(_peek, n=max(1, n * size // total))
             )
         ]
-        pieces = [samples for samples, _ in found if samples is not None]
-        if not pieces:
-            nothing = unweighted(np.zeros(0, IDENTITY_DTYPE), self.params().version)
-            return assemble([], nothing, student_step=0)
-        return batch_of(joined(pieces), concatenate([d for _, d in found]), student_step=0)
+        return probe_batch(found, self.params().version)
 
     def update_priorities(
         self, identities: NDArray[np.void], priorities: ArrayLike, *, version: Version
@@ -232,7 +210,7 @@ class ShardedReplayBuffer:
         priority_levels(priorities, len(identities))
         values = np.asarray(priorities, dtype=np.float64)
         counts = np.zeros(3, dtype=np.int64)
-        for member in self._live():
+        for member in self._members.live():
             own = identities["shard"] == member.shard
             update = partial(
                 ReplayBuffer.update_priorities,
@@ -240,14 +218,14 @@ class ShardedReplayBuffer:
                 priorities=values[own],
                 version=version,
             )
-            for _, answer in self._ask([member] if own.any() else [], update):
+            for _, answer in self._members.ask([member] if own.any() else [], update):
                 counts += answer
         counts[1] += len(identities) - counts.sum()
         return UpdateCounts(*counts.tolist())
 
     def info(self) -> BufferInfo:
         """See :meth:`buffer.interface.Replay.info`: of the shards that can be reached together."""
-        infos = [info for _, info in self._ask_all(ReplayBuffer.info)]
+        infos = [info for _, info in self._members.ask_all(ReplayBuffer.info)]
         whole = infos[0]
         for info in infos[1:]:
             whole = whole.plus(info)
@@ -260,51 +238,53 @@ class ShardedReplayBuffer:
 
     def params(self) -> SamplingParams:
         """See :meth:`buffer.interface.Replay.params`: the newest."""
-        found = [params for _, params in self._ask_all(ReplayBuffer.params)]
+        found = [params for _, params in self._members.ask_all(ReplayBuffer.params)]
         return max(found, key=lambda params: params.version)
 
     def set_params(self, params: SamplingParams) -> bool:
         """See :meth:`buffer.interface.Replay.set_params`: on every shard."""
-        return all(done for _, done in self._ask_all(lambda r: r.set_params(params)))
+        return all(done for _, done in self._members.ask_all(lambda r: r.set_params(params)))
 
     def begin_attempt(self, role: str) -> int:
         """See :meth:`buffer.interface.Replay.begin_attempt`: the same on every shard."""
-        begun = self._ask_all(lambda replay: replay.begin_attempt(role))
+        begun = self._members.ask_all(lambda replay: replay.begin_attempt(role))
         highest = max(attempt for _, attempt in begun)
         behind = [member for member, attempt in begun if attempt < highest]
-        self._ask(behind, lambda replay: replay.begin_attempt(role, above=highest - 1))
+        self._members.ask(behind, lambda replay: replay.begin_attempt(role, above=highest - 1))
         return highest
 
     def publish_progress(self, progress: StudentProgress) -> None:
         """See :meth:`buffer.interface.Replay.publish_progress`: on every shard."""
-        self._ask_all(lambda replay: replay.publish_progress(progress))
+        self._members.ask_all(lambda replay: replay.publish_progress(progress))
 
     def progress(self) -> StudentProgress | None:
         """See :meth:`buffer.interface.Replay.progress`: the newest."""
-        answers = self._ask_all(lambda replay: replay.progress())
+        answers = self._members.ask_all(lambda replay: replay.progress())
         found = [progress for _, progress in answers if progress is not None]
         return max(found, key=lambda progress: progress.version) if found else None
 
     def publish_student(self, weights: bytes, *, version: Version) -> None:
         """See :meth:`buffer.interface.Replay.publish_student`: on one shard, the first."""
-        while not self._ask(
-            self._live()[:1], lambda r: r.publish_student(weights, version=version)
+        while not self._members.ask(
+            self._members.live()[:1], lambda r: r.publish_student(weights, version=version)
         ):
             pass
 
     def fetch_student(self, *, newer_than: Version) -> tuple[Version, bytes] | None:
         """See :meth:`buffer.interface.Replay.fetch_student`: the newest."""
-        versions = self._ask_all(lambda replay: replay.student_version())
+        versions = self._members.ask_all(lambda replay: replay.student_version())
         member, newest = max(versions, key=lambda answer: answer[1])
         if newest in (NEVER, newer_than):
             return None
-        for _, student in self._ask([member], lambda r: r.fetch_student(newer_than=newer_than)):
+        for _, student in self._members.ask(
+            [member], lambda r: r.fetch_student(newer_than=newer_than)
+        ):
             return student
         return self.fetch_student(newer_than=newer_than)
 
     def snapshot(self, path: Path) -> int:
         """See :meth:`buffer.interface.Replay.snapshot`: of the shards that can be reached."""
-        dumps = [made for _, made in self._ask_all(ReplayBuffer.dump)]
+        dumps = [made for _, made in self._members.ask_all(ReplayBuffer.dump)]
         return write(
             path, together([made.meta for made in dumps]), chain(*(d.chunks for d in dumps))
         )
@@ -313,7 +293,7 @@ class ShardedReplayBuffer:
         """See :meth:`buffer.interface.Replay.restore`: onto the shards that can be reached."""
         with Archive(path) as archive:
             wanted = archive.newest(self._table.capacity, self._table.probe_capacity)
-            live = self._live()
+            live = self._members.live()
             turn = archive.ranks(wanted) % len(live)
             meta = share_of(archive.meta, len(live))
             loaded = 0
@@ -321,66 +301,20 @@ class ShardedReplayBuffer:
                 part = partial(
                     ReplayBuffer.load, archive=archive, wanted=wanted & (turn == number), meta=meta
                 )
-                loaded += sum(count for _, count in self._ask([member], part))
+                loaded += sum(count for _, count in self._members.ask([member], part))
             return loaded
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`."""
-        self._ask_all(lambda replay: replay.reset())
+        self._members.ask_all(lambda replay: replay.reset())
 
     def close(self) -> None:
         """See :meth:`buffer.interface.Replay.close`."""
-        for member in self._members:
-            member.close()
-
-    def _live(self) -> list[Member]:
-        """The shards that can be asked; those that come back learn what they missed."""
-        with self._lock:
-            back = [member for member in self._members if member.connect()]
-            live = [member for member in self._members if member.connected]
-            others = [member for member in live if member not in back]
-            if back and others:
-                known = [params for _, params in self._ask(others, ReplayBuffer.params)]
-                if known:
-                    newest = max(known, key=lambda params: params.version)
-                    self._ask(back, lambda replay: replay.set_params(newest))
-            live = [member for member in live if member.connected]
-        if not live:
-            raise BufferUnavailable(f"none of the {len(self._members)} shards can be reached")
-        return live
-
-    def _ask(
-        self, members: Sequence[Member], question: Callable[[ReplayBuffer], Answer]
-    ) -> list[tuple[Member, Answer]]:
-        """The answers of the members that can be reached; the others are left out from now on."""
-        answers = []
-        for member in members:
-            try:
-                answers.append((member, question(member.replay)))
-            except BufferUnavailable as error:
-                with self._lock:
-                    member.leave_out(error)
-        return answers
-
-    def _ask_all(self, question: Callable[[ReplayBuffer], Answer]) -> list[tuple[Member, Answer]]:
-        """The answers of all members that can be reached: at least one.
-
-        Raises:
-            BufferUnavailable: none can.
-        """
-        while True:
-            answers = self._ask(self._live(), question)
-            if answers:
-                return answers
-
-    def _in_turn(self, sequence: int) -> list[Member]:
-        """The shards that can be asked, another one first for each sequence."""
-        count = len(self._members)
-        return sorted(self._live(), key=lambda member: (member.shard - sequence) % count)
+        self._members.close()
 
     def _candidates(self, producer: str, sequence: int) -> list[Member]:
         """Where an insert may go: where it was tried before, where it is permitted, in turn."""
-        turn = self._in_turn(sequence)
+        turn = self._members.in_turn(sequence)
         last, tried = self._inserts.get(producer, (-1, None))
         first = tried if last == sequence else self._chosen.get(producer)
         return sorted(turn, key=lambda member: member is not first)
@@ -391,9 +325,9 @@ class ShardedReplayBuffer:
         """Which shard makes how many of n draws, with what they agree on."""
         masses: list[tuple[Member, Masses]] = []
         refusal: RateLimited | None = None
-        for member in self._live():
+        for member in self._members.live():
             try:
-                masses += self._ask([member], ReplayBuffer.masses)
+                masses += self._members.ask([member], lambda replay: replay.drawing.masses())
             except RateLimited as error:
                 refusal = error
         if not masses:
@@ -414,59 +348,9 @@ class ShardedReplayBuffer:
             return int(self._generator.integers(2**63))
 
 
-ADDED = frozenset(
-    ("inserted", "sampled", "evicted", "redraws", "duplicates", "applied", "stale", "older")
-) | frozenset(("insert_waits", "sample_waits", "balance"))
-"""Counters of which each shard has a part."""
+def _draw(replay: ReplayBuffer, n: int, **how: Any) -> tuple[Columns, Draws]:
+    return replay.drawing.draw(n, **how)
 
 
-def together(metas: Sequence[Meta]) -> Meta:
-    """What shards are beside their items, as of one."""
-    first = max(metas, key=lambda meta: meta.params.version)
-    counters = {
-        name: sum(meta.counters[name] for meta in metas) if name in ADDED else value
-        for name, value in first.counters.items()
-    }
-    attempts: dict[str, int] = {}
-    for meta in metas:
-        for role, attempt in meta.attempts.items():
-            attempts[role] = max(attempt, attempts.get(role, 0))
-    return Meta(counters, first.params, attempts)
-
-
-def share_of(meta: Meta, shards: int) -> Meta:
-    """The part of one of several shards; of what cannot be divided a little more than its part."""
-    counters = {
-        name: value / shards if name == "balance" else -(-value // shards)
-        for name, value in meta.counters.items()
-        if name in ADDED
-    }
-    return meta._replace(counters={**meta.counters, **counters})
-
-
-def common_of(masses: Sequence[Masses]) -> tuple[NDArray[np.float64], list[bytes]]:
-    """What the shards of a draw agree on, from what each contributes.
-
-    ``P(shard) = (1 - u) sum_label(g(label) m(shard, label)) / M + u N(shard) / N`` with ``g`` and
-    ``M`` over all shards, as in :func:`buffer.priorities.probabilities`.
-
-    Returns:
-        The share of each shard, adding up to 1, and what each is told (see ``lua/sample.lua``).
-    """
-    totals: Counter[int] = Counter()
-    for shard in masses:
-        totals.update(dict(shard.labels.tolist()))
-    uniform, balance = masses[0].uniform_share, masses[0].label_balance
-    factors = {label: mass**-balance for label, mass in totals.items()}
-    mass = sum(factors[label] * total for label, total in totals.items())
-    items = sum(shard.items for shard in masses)
-    shares = np.array(
-        [
-            (1 - uniform) * sum(factors[label] * own for label, own in shard.labels.tolist()) / mass
-            + uniform * shard.items / items
-            for shard in masses
-        ]
-    )
-    shares /= shares.sum()
-    packed = np.array(list(factors.items()), dtype=LABEL).tobytes()
-    return shares, [struct.pack("<ddd", share, items, mass) + packed for share in shares]
+def _peek(replay: ReplayBuffer, n: int) -> tuple[Columns | None, Draws]:
+    return replay.drawing.peek(n)

@@ -1,0 +1,144 @@
+"""Samples out of one shard: draws, and what a draw over several shards needs of it."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from buffer.answers import Drawn, Masses, Purpose, Refused
+from buffer.batches import Draws, concatenate, identity_array, unweighted
+from buffer.columns import Columns, joined
+from buffer.config import BufferTable
+from buffer.errors import RateLimited
+from buffer.payloads import Payloads
+from buffer.priorities import importance_weights
+from buffer.scripts import Scripts
+from buffer.version import NEVER
+
+REDRAW_ROUNDS = 8
+REDRAW_RETRY_SECONDS = 0.1
+
+
+class Drawing:
+    """The draws of one shard. May be used from several threads.
+
+    Args:
+        scripts: of the shard.
+        payloads: of the shard.
+        table: its limits.
+        shard: its number.
+        seed: of draws that bring none of their own.
+    """
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        payloads: Payloads,
+        table: BufferTable,
+        shard: int,
+        seed: int | None,
+    ) -> None:
+        self._scripts = scripts
+        self._payloads = payloads
+        self._in_order = table.selector in ("fifo", "sequential")
+        self._shard = shard
+        self._lock = threading.Lock()
+        self._generator = np.random.default_rng(seed)
+
+    def draw(
+        self, n: int, *, seed: int | None = None, counted: bool = True, common: bytes = b""
+    ) -> tuple[Columns, Draws]:
+        """The samples of ``n`` draws, and how they were drawn.
+
+        See :meth:`buffer.interface.Replay.sample`.
+
+        Args:
+            n: how many.
+            seed: makes the draw reproducible.
+            counted: whether the limiter minds.
+            common: what all shards agreed on; see ``lua/sample.lua``.
+        """
+        pieces: list[Columns] = []
+        rounds: list[Draws] = []
+        left = n
+        for round_seed in self._seeds(seed):
+            purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
+            answer = self._ask_for(left, round_seed, purpose, common)
+            names = self._identities(answer.incarnation, answer.draws)
+            found, intact = self._payloads.read(names)
+            if found is not None:
+                pieces.append(found if intact.all() else found.at(np.flatnonzero(intact)))
+            rounds.append(self._draws(answer, intact))
+            left -= int(np.count_nonzero(intact))
+            if left == 0:
+                return joined(pieces), concatenate(rounds)
+            self._scripts.discard(answer.incarnation, _pairs(answer.draws[~intact]))
+        # What was counted for this draw stays counted: the limiter errs by one batch.
+        raise RateLimited(
+            f"samples drawn in {REDRAW_ROUNDS} rounds were evicted or damaged before they came",
+            REDRAW_RETRY_SECONDS,
+        )
+
+    def peek(self, n: int) -> tuple[Columns | None, Draws]:
+        """The newest probe samples, if there are any, as certain draws of nobody's parameters.
+
+        See :meth:`buffer.interface.Replay.probe`.
+        """
+        members = self._scripts.probe(n)
+        names = self._identities(members.incarnation, members.pairs)
+        found, intact = self._payloads.read(names)
+        draws = unweighted(names[intact], NEVER)
+        return None if found is None else found.at(np.flatnonzero(intact)), draws
+
+    def masses(self) -> Masses:
+        """What this shard would contribute to a draw over all shards.
+
+        Raises:
+            RateLimited: it has too few samples.
+        """
+        answer = self._scripts.masses()
+        if isinstance(answer, Refused):
+            raise RateLimited(answer.reason, answer.retry_after_seconds)
+        return answer
+
+    def _ask_for(self, n: int, seed: int, purpose: Purpose, common: bytes) -> Drawn:
+        if self._in_order and purpose != "look":
+            answer = self._scripts.take(n)
+        else:
+            answer = self._scripts.sample(n, seed, purpose, common)
+        if isinstance(answer, Refused):
+            raise RateLimited(answer.reason, answer.retry_after_seconds)
+        return answer
+
+    def _seeds(self, seed: int | None) -> list[int]:
+        """A 31-bit seed for each round, mixed: the server's generator takes them as they are."""
+        if seed is None:
+            with self._lock:
+                seed = int(self._generator.integers(2**63))
+        words = np.random.SeedSequence(seed).generate_state(REDRAW_ROUNDS)
+        return [int(word) >> 1 for word in words]
+
+    def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
+        return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])
+
+    def _draws(self, answer: Drawn, intact: NDArray[np.bool_]) -> Draws:
+        """What is known of the draws that stand."""
+        draws = answer.draws[intact]
+        weights = importance_weights(
+            draws["probability"], answer.population, answer.importance_exponent
+        )
+        return Draws(
+            identities=self._identities(answer.incarnation, draws),
+            probabilities=draws["probability"],
+            weights=weights,
+            weight_mean=answer.weight_mean,
+            params_version=answer.params_version,
+            population=answer.population,
+        )
+
+
+def _pairs(draws: NDArray[np.void]) -> NDArray[np.void]:
+    """``[n]`` packed slots and generations, each once."""
+    return np.unique(np.array(draws[["slot", "generation"]].tolist(), dtype="<u4,<u4"))
