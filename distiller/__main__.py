@@ -77,7 +77,11 @@ def _run(config: DistillerFile, url: str, address: str, *, resume: bool) -> dict
 
     out = config.run.folder.resolve()
     cpus = config.distiller.cpus or 1.0
-    ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
+    ray.init(
+        address=address,
+        namespace=f"ssdkd-{config.run.name}",
+        log_to_driver=config.run.log_level in ("debug", "info"),
+    )
     try:
         metrics = _interruptible(
             lambda: fit(config, url=url, out=out, cpus=cpus, resume=resume),

@@ -1,4 +1,8 @@
-"""Starts the training as a Ray Train job and waits for its end."""
+"""Starts the training as a Ray Train job and waits for its end.
+
+Not for the main thread of a program that wants its signals: there Ray Train takes SIGINT for
+itself, for good.
+"""
 
 from __future__ import annotations
 
@@ -42,21 +46,16 @@ def fit(
     """Trains the student on the connected Ray cluster; returns when the budget is spent.
 
     Workers that die are started again from the newest checkpoint, ``distiller.max_failures`` times.
-    The student of the newest checkpoint is left in ``student.safetensors`` in the end; not if the
-    workers died once too often, then it is still among the checkpoints.
-
-    Not for the main thread of a program that wants its signals: there Ray Train takes SIGINT for
-    itself, for good.
 
     Args:
         config: validated, with absolute file names.
         url: of the Redis server, as the workers reach it.
         out: folder of the outputs, absolute, shared by all nodes: ``metrics.jsonl``,
-            ``checkpoints/distiller`` and ``student.safetensors`` are written there.
+            ``checkpoints/distiller``, and in the end ``student.safetensors``, are written there.
         cpus: of one worker; fractions let workers share one.
         resume: go on from the newest checkpoint in ``out`` instead of starting anew.
         began_seconds: age of the buffer when the training's clock began: 0 if the run began with
-            its buffer. Default: now, with 0 seconds spent, or what the checkpoint says.
+            its buffer. Default: now, with what the checkpoint says (or nothing) spent.
 
     Returns:
         The final metrics (see :meth:`distiller.reporter.Reporter.finish`).
@@ -64,23 +63,13 @@ def fit(
     Raises:
         BufferUnavailable: the server cannot be reached, nothing was started.
         Interrupted: the training was asked to end early (:func:`end_early`).
-        SsdkdError: the training cannot go on, or failed more often than
-            ``distiller.max_failures``.
+        SsdkdError: it cannot go on, or its workers died once too often.
     """
     # A report waits for the next health check: at the default of two seconds, that long.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     origin = _origin(config, url, began_seconds)
     _prepare(out, resume=resume)
-    try:
-        trainer = ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin)
-        result = cast(Result, trainer.fit())
-    except TrainingFailedError as error:
-        raise _translated(error) from error
-    if result.checkpoint is not None:
-        _keep_student(result.checkpoint, out)
-    if result.return_value is not None:
-        raise cast(SsdkdError, result.return_value)
-    return cast(Mapping[str, Any], result.metrics)
+    return _result(ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin), out)
 
 
 def end_early(out: Path) -> None:
@@ -112,6 +101,22 @@ def _prepare(out: Path, *, resume: bool) -> None:
         shutil.rmtree(out / CHECKPOINTS / NAME, ignore_errors=True)
         (out / JOURNAL).unlink(missing_ok=True)
         (out / checkpoint.STUDENT).unlink(missing_ok=True)
+
+
+def _result(trainer: TorchTrainer, out: Path) -> Mapping[str, Any]:
+    """Runs the training; the student of its newest checkpoint is kept however it ended.
+
+    Not if the workers died once too often: it is still among the checkpoints then.
+    """
+    try:
+        result = cast(Result, trainer.fit())
+    except TrainingFailedError as error:
+        raise _translated(error) from error
+    if result.checkpoint is not None:
+        _keep_student(result.checkpoint, out)
+    if result.return_value is not None:
+        raise cast(SsdkdError, result.return_value)
+    return cast(Mapping[str, Any], result.metrics)
 
 
 def _keep_student(saved: Checkpoint, out: Path) -> None:
