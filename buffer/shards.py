@@ -128,13 +128,12 @@ class ShardedReplayBuffer:
         refused = Permit(False, RETRY_SECONDS)
         sequence = self._inserts[producer][0] + 1 if producer in self._inserts else 0
         for member in self._members.in_turn(sequence):
-            for permit in self._members.ask(
-                [member], lambda r: r.request_permit(n, producer=producer)
-            ):
-                if permit[1].granted:
+            answers = self._members.ask([member], lambda r: r.request_permit(n, producer=producer))
+            for _, permit in answers:
+                if permit.granted:
                     self._chosen[producer] = member
-                    return permit[1]
-                refused = permit[1]
+                    return permit
+                refused = permit
         return refused
 
     def release_permit(self, *, producer: str) -> None:

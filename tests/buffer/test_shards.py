@@ -115,8 +115,7 @@ def test_a_permit_is_for_the_shard_that_gave_it(make_sharded: Make, make_samples
             continue
         assert replay.insert(make_samples(2), producer="a", sequence=sequence).inserted == 2
     with pytest.raises(RateLimited):
-        for _ in range(100):
-            replay.sample(4)
+        [replay.sample(4) for _ in range(100)]
     assert replay.request_permit(2, producer="a").granted
     replay.release_permit(producer="a")
 
