@@ -12,14 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.archive import Archive, Meta, write
+from buffer.archive import Archive, write
 from buffer.batches import (
     DEFAULT_ERROR_BUFFER,
     Draws,
@@ -35,6 +35,7 @@ from buffer.batches import (
 )
 from buffer.columns import prepare
 from buffer.config import BufferTable
+from buffer.contents import Contents
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.items import Item, Items
@@ -44,26 +45,6 @@ from buffer.priorities import importance_weights, mean_weight
 from buffer.progress import StudentProgress
 from buffer.sample import Batch, Sample
 from buffer.version import NEVER, Version
-
-COUNTED = (
-    *("sampled", "redraws", "duplicates", "applied", "stale", "older"),
-    *("insert_waits", "sample_waits"),
-)
-
-
-@dataclass
-class _State:
-    """Everything that a reset forgets."""
-
-    params: SamplingParams
-    started: float
-    items: Items
-    limiter: Limiter
-    schema: dict[str, str] = field(default_factory=dict)
-    sequences: dict[str, int] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-    progress: StudentProgress | None = None
-    student: tuple[Version, bytes] = (NEVER, b"")
 
 
 class InMemoryReplayBuffer:
@@ -245,35 +226,17 @@ class InMemoryReplayBuffer:
     def snapshot(self, path: Path) -> int:
         """See :meth:`buffer.interface.Replay.snapshot`."""
         with self._lock:
-            state = self._state
-            counters = {
-                **{name: float(state.counts[name]) for name in COUNTED},
-                "inserted": float(state.items.inserted),
-                "evicted": float(state.items.evicted),
-                "balance": state.limiter.balance,
-                "warm": float(state.limiter.warm),
-            }
-            meta = Meta(counters, state.params, dict(self._attempts))
-            return write(path, meta, [state.items.as_chunk()])
+            meta, chunk = self._state.saved(self._attempts)
+            return write(path, meta, [chunk])
 
     def restore(self, path: Path) -> int:
         """See :meth:`buffer.interface.Replay.restore`."""
         with self._lock, Archive(path) as archive:
-            state = self._state = self._empty()
-            saved = archive.meta
-            self.set_params(saved.params)
-            state.counts.update({name: int(saved.counters[name]) for name in COUNTED})
-            state.limiter.balance = saved.counters["balance"]
-            state.limiter.warm = bool(saved.counters["warm"])
-            state.items.inserted = int(saved.counters["inserted"])
-            state.items.evicted = int(saved.counters["evicted"])
-            for role, attempt in saved.attempts.items():
+            self._state = self._empty()
+            self.set_params(archive.meta.params)
+            for role, attempt in archive.meta.attempts.items():
                 self._attempts[role] = max(attempt, self._attempts[role])
-            wanted = archive.newest(self._table.capacity, self._table.probe_capacity)
-            for chunk in archive.chunks(wanted):
-                for item, payload in zip(chunk.items, chunk.payloads, strict=True):
-                    state.schema.update(schema_of([state.items.put_back(item, payload)]))
-            return int(wanted.sum())
+            return self._state.put_back(archive, self._table)
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`."""
@@ -283,11 +246,11 @@ class InMemoryReplayBuffer:
     def close(self) -> None:
         """See :meth:`buffer.interface.Replay.close`; nothing to do."""
 
-    def _empty(self) -> _State:
+    def _empty(self) -> Contents:
         error_buffer = self._table.error_buffer or DEFAULT_ERROR_BUFFER
         limiter = Limiter(self._table.minimum, error_buffer, self._table.lease_seconds)
         items = Items(self._table, secrets.randbits(32))
-        return _State(self._start_params, self._clock(), items, limiter)
+        return Contents(self._start_params, self._clock(), items, limiter)
 
     def _may_insert(self, producer: str, n: int) -> bool:
         state = self._state

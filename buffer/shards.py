@@ -13,7 +13,7 @@ to all that can be reached and read from the one that knows the newest.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -37,10 +37,9 @@ from buffer.batches import (
 )
 from buffer.columns import Columns, joined
 from buffer.config import BufferTable
-from buffer.connection import host_of
-from buffer.division import common_of, share_of, table_of_shard, together
+from buffer.division import common_of, share_of, together
 from buffer.errors import BufferUnavailable, RateLimited
-from buffer.interface import BufferInfo, InsertResult, Permit, Replay, UpdateCounts
+from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
 from buffer.members import Member, Members
 from buffer.params import SamplingParams
@@ -50,50 +49,6 @@ from buffer.sample import Batch, Sample
 from buffer.version import NEVER, Version
 
 Answer = TypeVar("Answer")
-
-
-def connect(
-    table: BufferTable,
-    *,
-    url: str,
-    run: str,
-    params: SamplingParams | None = None,
-    seed: int | None = None,
-    fresh: bool = False,
-) -> Replay:
-    """The buffer of a run: on one server, or on several.
-
-    Args:
-        table: the limits of the whole buffer.
-        url: of the Redis server, or of several, separated by commas.
-        run: names the buffer.
-        params: it starts with if it is new; default: the table's.
-        seed: of draws that bring none of their own.
-        fresh: whether to begin with an empty buffer.
-
-    Raises:
-        BufferUnavailable: no server can be reached.
-        ConfigError, ProtocolMismatch: as :class:`~buffer.replay.ReplayBuffer`.
-    """
-    urls = url.split(",")
-    count = table.shards or len(urls)
-    if count == 1:
-        return ReplayBuffer(table, url=url, run=run, params=params, seed=seed, fresh=fresh)
-    own = table_of_shard(table, count)
-
-    def opener(shard: int) -> Callable[[bool], ReplayBuffer]:
-        return lambda anew: ReplayBuffer(
-            own,
-            url=urls[shard % len(urls)],
-            run=run,
-            params=params,
-            shard=shard,
-            seed=seed,
-            fresh=anew,
-        )
-
-    members = [Member(i, host_of(urls[i % len(urls)]), opener(i)) for i in range(count)]
-    return ShardedReplayBuffer(table, members, seed=seed, fresh=fresh)
 
 
 class ShardedReplayBuffer:
@@ -332,13 +287,14 @@ class ShardedReplayBuffer:
         if not masses:
             raise refusal or BufferUnavailable("no shard can be reached")
         shares, commons = common_of([mass for _, mass in masses])
+        if counted and self._table.selector in ("fifo", "sequential"):
+            items = np.array([mass.items for _, mass in masses], dtype=np.float64)
+            shares, commons = items / items.sum(), [b""] * len(masses)
         counts = generator.multinomial(n, shares)
         if counted and any(
             count > mass.slack for count, (_, mass) in zip(counts, masses, strict=True)
         ):
             raise RateLimited("the limiter lets inserts catch up first", RETRY_SECONDS)
-        if self._table.selector in ("fifo", "sequential") and counted:
-            commons = [b""] * len(commons)
         parts = zip(counts.tolist(), masses, commons, strict=True)
         return [(count, member, common) for count, (member, _), common in parts if count]
 

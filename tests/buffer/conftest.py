@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from buffer.config import BufferTable
+from buffer.connect import connect
 from buffer.connection import Connection
 from buffer.interface import Replay
 from buffer.keys import Keys
@@ -20,7 +21,6 @@ from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.scripts import Limits, Scripts
 from buffer.server import RedisServer
-from buffer.shards import connect
 
 RUNS = itertools.count()
 SERIALS = itertools.count()

@@ -14,12 +14,13 @@ import pytest
 
 from buffer import members
 from buffer.config import BufferTable
+from buffer.connect import connect
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.interface import InsertResult, Replay
 from buffer.params import SamplingParams
 from buffer.progress import StudentProgress
 from buffer.sample import Sample
-from buffer.shards import ShardedReplayBuffer, connect
+from buffer.shards import ShardedReplayBuffer
 from buffer.version import NEVER, Version
 from tests.buffer.servers import TcpServer
 from tests.buffer.test_replay_distribution import (

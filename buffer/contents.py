@@ -1,0 +1,61 @@
+"""All that a buffer in memory holds, and that a reset forgets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from buffer.archive import Archive, Chunk, Meta
+from buffer.batches import schema_of
+from buffer.config import BufferTable
+from buffer.items import Items
+from buffer.limiter import Limiter
+from buffer.params import SamplingParams
+from buffer.progress import StudentProgress
+from buffer.version import NEVER, Version
+
+COUNTED = (
+    *("sampled", "redraws", "duplicates", "applied", "stale", "older"),
+    *("insert_waits", "sample_waits"),
+)
+
+
+@dataclass
+class Contents:
+    """Samples and everything beside them."""
+
+    params: SamplingParams
+    started: float
+    items: Items
+    limiter: Limiter
+    schema: dict[str, str] = field(default_factory=dict)
+    sequences: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    progress: StudentProgress | None = None
+    student: tuple[Version, bytes] = (NEVER, b"")
+
+    def saved(self, attempts: Mapping[str, int]) -> tuple[Meta, Chunk]:
+        """What a snapshot holds."""
+        counters = {
+            **{name: float(self.counts[name]) for name in COUNTED},
+            "inserted": float(self.items.inserted),
+            "evicted": float(self.items.evicted),
+            "balance": self.limiter.balance,
+            "warm": float(self.limiter.warm),
+        }
+        return Meta(counters, self.params, dict(attempts)), self.items.as_chunk()
+
+    def put_back(self, archive: Archive, table: BufferTable) -> int:
+        """Adds what fits of a snapshot to contents that are empty; how many samples."""
+        counters = archive.meta.counters
+        self.counts.update({name: int(counters[name]) for name in COUNTED})
+        self.limiter.balance = counters["balance"]
+        self.limiter.warm = bool(counters["warm"])
+        self.items.inserted = int(counters["inserted"])
+        self.items.evicted = int(counters["evicted"])
+        wanted = archive.newest(table.capacity, table.probe_capacity)
+        for chunk in archive.chunks(wanted):
+            for item, payload in zip(chunk.items, chunk.payloads, strict=True):
+                self.schema.update(schema_of([self.items.put_back(item, payload)]))
+        return int(wanted.sum())
