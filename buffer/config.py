@@ -129,8 +129,8 @@ class BufferTable(Table):
     """The prioritised replay buffer. The controller may change what has a start value."""
 
     url: str | None = None
-    """Redis URL (``redis://``, ``rediss://`` or ``unix://``). ``None``: a private server is
-    started on this machine and ends with the run."""
+    """Redis URL (``redis://``, ``rediss://`` or ``unix://``), or several separated by commas: one
+    buffer on all of them. ``None``: a private server is started on this machine for the run."""
     capacity: Annotated[int, Field(ge=2, le=2**24)] = 5000
     """Training samples held; the paper uses a tenth of the original training set."""
     probe_capacity: Annotated[int, Field(ge=0, le=2**20)] = 256

@@ -25,7 +25,7 @@ class RunLease:
     Without it a second pipeline of the same name would empty the buffer of the first.
 
     Args:
-        url: of the Redis server.
+        url: of the Redis server; of several the first holds the name.
         run: the name.
 
     Raises:
@@ -40,7 +40,7 @@ class RunLease:
         self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run lease", daemon=True)
-        self._connection = Connection(url)
+        self._connection = Connection(url.split(",")[0])
         self._hold = self._connection.script(source("hold"))
         self._give_up = self._connection.script(source("give_up"))
 

@@ -17,10 +17,11 @@ import torch
 from rich.console import Console
 
 from buffer.config import cluster_address, redis_url
+from buffer.connect import connect
 from buffer.controller.service import start as start_controller
 from buffer.errors import ConfigError, Interrupted, SsdkdError
+from buffer.interface import Replay
 from buffer.lease import RunLease
-from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
 from deploy import report
 from deploy.config import PipelineConfig
@@ -97,7 +98,7 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
         interrupt = stack.enter_context(_Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
         lease = stack.enter_context(RunLease(url, config.run.name))
-        replay = ReplayBuffer(config.buffer, url=url, run=config.run.name, fresh=True)
+        replay = connect(config.buffer, url=url, run=config.run.name, fresh=True)
         stack.callback(replay.close)
         stack.enter_context(cluster(config))
         interrupt.listen()
@@ -188,7 +189,7 @@ def _check_reachable(config: PipelineConfig) -> None:
 def _train(
     config: PipelineConfig,
     url: str,
-    replay: ReplayBuffer,
+    replay: Replay,
     out: Path,
     console: Console,
     outcome: Outcome,

@@ -20,8 +20,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
 
+from buffer.connect import connect
 from buffer.errors import SsdkdError
-from buffer.replay import ReplayBuffer
 from distiller import checkpoint
 from distiller.config import DistillerFile
 from distiller.tally import Origin
@@ -84,7 +84,7 @@ def end_early(out: Path) -> None:
 
 def _origin(config: DistillerFile, url: str, began_seconds: float | None) -> Origin:
     """Where a training begins that starts now."""
-    with closing(ReplayBuffer(config.buffer, url=url, run=config.run.name)) as replay:
+    with closing(connect(config.buffer, url=url, run=config.run.name)) as replay:
         published = replay.progress()
         now = replay.info().seconds
     return Origin(

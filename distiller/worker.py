@@ -14,9 +14,9 @@ import ray.train.torch
 import torch
 from prometheus_client import CollectorRegistry
 
+from buffer.connect import connect
 from buffer.errors import SsdkdError
 from buffer.interface import Replay
-from buffer.replay import ReplayBuffer
 from distiller import checkpoint
 from distiller.agreement import LASTING
 from distiller.config import DistillerFile
@@ -64,7 +64,7 @@ def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     config = DistillerFile.model_validate(settings["config"])
     logging.basicConfig(level=config.run.log_level.upper())
     try:
-        with closing(ReplayBuffer(config.buffer, url=url, run=config.run.name)) as replay:
+        with closing(connect(config.buffer, url=url, run=config.run.name)) as replay:
             return _train(config, replay, settings)
     except LASTING as error:
         if ray.train.get_context().get_world_size() > 1:

@@ -35,13 +35,13 @@ class SynthesizerService:
         # Imported here: the driver that only starts actors needs neither torch nor redis.
         import torch
 
-        from buffer.replay import ReplayBuffer
+        from buffer.connect import connect
         from synthesizer.actor import Synthesizer
 
         tables = parse(SynthesizerFile, json.loads(config))
         logging.basicConfig(level=tables.run.log_level.upper())
         producer = f"synthesizer-{index}"
-        self._replay = ReplayBuffer(tables.buffer, url=url, run=tables.run.name)
+        self._replay = connect(tables.buffer, url=url, run=tables.run.name)
         # A restarted actor must not make its predecessor's images again.
         attempt = self._replay.begin_attempt(producer)
         self._synthesizer = Synthesizer(

@@ -65,10 +65,10 @@ def _run(config: ControllerFile, url: str) -> None:
 
 
 def _run_here(config: ControllerFile, url: str, journal: Path) -> None:
+    from buffer.connect import connect
     from buffer.controller.actor import Controller
-    from buffer.replay import ReplayBuffer
 
-    replay = ReplayBuffer(config.buffer, url=url, run=config.run.name)
+    replay = connect(config.buffer, url=url, run=config.run.name)
     try:
         controller = Controller(config, replay, journal=journal)
         _on_signal(controller.stop)

@@ -11,6 +11,7 @@ import ray
 from prometheus_client import CollectorRegistry, generate_latest
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from buffer.connect import connect
 from buffer.controller.actor import Controller
 from buffer.controller.arms import choose
 from buffer.controller.config import ControllerFile, settings
@@ -18,7 +19,6 @@ from buffer.controller.metrics import ControllerMetrics
 from buffer.errors import ConfigError
 from buffer.params import start_params
 from buffer.parsing import parse
-from buffer.replay import ReplayBuffer
 
 
 class ControllerService:
@@ -39,7 +39,7 @@ class ControllerService:
         self._registry = CollectorRegistry()
         self._controller = Controller(
             tables,
-            ReplayBuffer(tables.buffer, url=url, run=tables.run.name),
+            connect(tables.buffer, url=url, run=tables.run.name),
             journal=Path(journal),
             metrics=ControllerMetrics(self._registry),
         )
