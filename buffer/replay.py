@@ -75,6 +75,7 @@ class ReplayBuffer(Notices):
             false), or of another protocol.
 
     Attributes:
+        cache: samples this client has fetched, with its hits and misses.
         drawing: the draws of this shard, for draws over several.
     """
 
@@ -96,9 +97,8 @@ class ReplayBuffer(Notices):
         self._epochs: dict[str, int] = {}
         connection = Connection(url)
         slots = table.capacity + table.probe_capacity
-        self._payloads = Payloads(
-            connection, self._keys, PayloadCache(table.cache_mebibytes << 20, slots)
-        )
+        self.cache = PayloadCache(table.cache_mebibytes << 20, slots)
+        self._payloads = Payloads(connection, self._keys, self.cache)
         scripts = Scripts(
             connection,
             self._keys,
