@@ -11,7 +11,6 @@ Two stages: *parse* (``buffer.parsing``; strings and numbers only, no torch, ins
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from buffer.errors import ConfigError
 from buffer.parsing import Table, at_least
 
 Positive = Annotated[int, Field(ge=1)]
@@ -130,7 +128,7 @@ class BufferTable(Table):
 
     url: str | None = None
     """Redis URL (``redis://``, ``rediss://`` or ``unix://``), or several separated by commas: one
-    buffer on all of them. ``None``: a private server is started on this machine for the run."""
+    buffer on all of them. ``None``: a private server is started for the run."""
     capacity: Annotated[int, Field(ge=2, le=2**24)] = 5000
     """Training samples held; the paper uses a tenth of the original training set."""
     probe_capacity: Annotated[int, Field(ge=0, le=2**20)] = 256
@@ -140,17 +138,14 @@ class BufferTable(Table):
     min_size_to_sample: Positive | None = None
     """Samples needed before the first draw; default: the whole capacity."""
     selector: Literal["prioritized", "uniform", "fifo", "sequential"] = "prioritized"
-    """How samples are drawn: ``prioritized`` and ``uniform`` (which ignores priorities) with
-    replacement; ``fifo`` the oldest first, each up to ``max_times_sampled`` times, then it is gone;
-    ``sequential`` all in turn, round and round, without a limiter (for export)."""
+    """How samples are drawn: by priority, all alike, the oldest first until each has been drawn
+    ``max_times_sampled`` times, or all in turn (for export)."""
     max_times_sampled: Positive = 1
     """Draws of a sample after which ``fifo`` takes it out."""
     eviction: Literal["oldest", "lowest_priority", "label_quota"] = "oldest"
-    """Who makes room: the oldest, whatever it is; of the lowest priority level the oldest; or of
-    the labels that have most samples the oldest, so that labels even out."""
+    """Who makes room: the oldest; the lowest priority; the oldest of the commonest labels."""
     new_priority: Literal["disagreement", "percentile", "highest"] = "disagreement"
-    """A new sample's priority: its disagreement, or the 90th percentile or the highest of those in
-    the buffer now."""
+    """A new sample's priority: its own, or the 90th percentile or highest of those there."""
     priority_exponent: Annotated[float, Field(ge=0, le=2)] = 0.6
     """alpha: 0 draws uniformly, 1 in proportion to the priority; start value."""
     importance_exponent: Share = 0.4
@@ -262,45 +257,3 @@ def absolute_paths(tables: Tables) -> Tables:
         if value is not None and not IMPORT_STRING.fullmatch(value):
             resolved[name] = table.model_copy(update={field: str(Path(value).resolve())})
     return tables.model_copy(update=resolved)
-
-
-def redis_url(table: BufferTable) -> str | None:
-    """The URL to use: ``SSDKD_REDIS_URL`` in the environment wins, so that secrets stay there."""
-    return os.environ.get("SSDKD_REDIS_URL") or table.url
-
-
-def cluster_address(run: RunTable) -> str | None:
-    """The existing Ray cluster to use; ``None``: a private one on this machine."""
-    return run.ray_address or os.environ.get("RAY_ADDRESS") or None
-
-
-def needed_redis_url(table: BufferTable, service: str) -> str:
-    """The URL of the Redis server that a service on its own joins.
-
-    Raises:
-        ConfigError: none is configured.
-    """
-    url = redis_url(table)
-    if url is None:
-        raise ConfigError(
-            f"buffer.url (None): a {service} on its own needs a Redis server that runs already; "
-            "set buffer.url or SSDKD_REDIS_URL, or use `ssdkd run`, which starts one"
-        )
-    return url
-
-
-def needed_cluster_address(run: RunTable, service: str) -> str:
-    """The address of the Ray cluster that a service on its own joins.
-
-    Why none is looked for: the first one found could be the private cluster of another run.
-
-    Raises:
-        ConfigError: none is configured.
-    """
-    address = cluster_address(run)
-    if address is None:
-        raise ConfigError(
-            f"run.ray_address (None): a {service} on its own needs a Ray cluster that runs "
-            "already; set run.ray_address or RAY_ADDRESS, or use `ssdkd run`, which starts one"
-        )
-    return address

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from buffer.archive import Archive, Chunk, Meta
-from buffer.batches import schema_of
+from buffer.batches import Draws, schema_of
 from buffer.config import BufferTable
-from buffer.items import Items
+from buffer.items import Item, Items
 from buffer.limiter import Limiter
 from buffer.params import SamplingParams
+from buffer.priorities import importance_weights, mean_weight
 from buffer.progress import StudentProgress
 from buffer.version import NEVER, Version
 
@@ -34,6 +37,23 @@ class Contents:
     counts: Counter[str] = field(default_factory=Counter)
     progress: StudentProgress | None = None
     student: tuple[Version, bytes] = (NEVER, b"")
+
+    def draw(self, n: int, seed: int) -> tuple[list[Item], Draws]:
+        """``n`` training samples by their masses."""
+        items, params = list(self.items.train.values()), self.params
+        chances = self.items.probabilities(params)
+        drawn = np.random.default_rng(seed).choice(len(items), size=n, p=chances)
+        picked = [items[index] for index in drawn]
+        exponent = params.importance_exponent
+        draws = Draws(
+            identities=self.items.identities(picked),
+            probabilities=chances[drawn],
+            weights=importance_weights(chances[drawn], len(items), exponent),
+            weight_mean=mean_weight(chances, exponent),
+            params_version=params.version,
+            population=len(items),
+        )
+        return picked, draws
 
     def saved(self, attempts: Mapping[str, int]) -> tuple[Meta, Chunk]:
         """What a snapshot holds."""

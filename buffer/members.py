@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from buffer.batches import Draws
+from buffer.columns import Columns
 from buffer.errors import BufferUnavailable
 from buffer.replay import ReplayBuffer
 
@@ -141,3 +143,13 @@ class Members:
         """The shards that can be asked, another one first for each sequence."""
         count = len(self._all)
         return sorted(self.live(), key=lambda member: (member.shard - sequence) % count)
+
+
+def draw(replay: ReplayBuffer, n: int, **how: Any) -> tuple[Columns, Draws]:
+    """A question for :meth:`Members.ask`: see :meth:`buffer.drawing.Drawing.draw`."""
+    return replay.drawing.draw(n, **how)
+
+
+def peek(replay: ReplayBuffer, n: int) -> tuple[Columns | None, Draws]:
+    """A question for :meth:`Members.ask`: see :meth:`buffer.drawing.Drawing.peek`."""
+    return replay.drawing.peek(n)

@@ -1,7 +1,6 @@
 """The replay buffer in this process: the tests' oracle, and enough for one process.
 
-Obvious rather than fast: every draw works its distribution out again from the items' own
-attributes, so that nothing can be out of date.
+Obvious rather than fast: every draw works its distribution out again from the items themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.items import Item, Items
 from buffer.limiter import FILLING_RETRY_SECONDS, RETRY_SECONDS, Limiter
 from buffer.params import SamplingParams, start_params
-from buffer.priorities import importance_weights, mean_weight
 from buffer.progress import StudentProgress
 from buffer.sample import Batch, Sample
 from buffer.version import NEVER, Version
@@ -121,7 +119,8 @@ class InMemoryReplayBuffer:
                 picked, draws = self._take(n)
             else:
                 self._admit_draws(n, counted=counted)
-                picked, draws = self._draw(n, seed)
+                seed = self._random.getrandbits(63) if seed is None else seed
+                picked, draws = self._state.draw(n, seed)
             return assemble([item.sample for item in picked], draws, student_step=student_step)
 
     def probe(self, n: int) -> Batch:
@@ -279,25 +278,6 @@ class InMemoryReplayBuffer:
             self._refuse_draws("the limiter lets inserts catch up first", RETRY_SECONDS)
         state.limiter.drawn(n, per_insert=per_insert)
         state.counts["sampled"] += n
-
-    def _draw(self, n: int, seed: int | None) -> tuple[list[Item], Draws]:
-        """``n`` items by their masses."""
-        items, params = self._state.items, self._state.params
-        all_items = list(items.train.values())
-        chances = items.probabilities(params)
-        seed = self._random.getrandbits(63) if seed is None else seed
-        drawn = np.random.default_rng(seed).choice(len(all_items), size=n, p=chances)
-        picked = [all_items[index] for index in drawn]
-        exponent = params.importance_exponent
-        draws = Draws(
-            identities=items.identities(picked),
-            probabilities=chances[drawn],
-            weights=importance_weights(chances[drawn], len(all_items), exponent),
-            weight_mean=mean_weight(chances, exponent),
-            params_version=params.version,
-            population=len(all_items),
-        )
-        return picked, draws
 
     def _take(self, n: int) -> tuple[list[Item], Draws]:
         """``n`` items in order."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,7 +41,7 @@ from buffer.division import common_of, share_of, together
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
-from buffer.members import Member, Members
+from buffer.members import Member, Members, draw, peek
 from buffer.params import SamplingParams
 from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
@@ -100,8 +100,8 @@ class ShardedReplayBuffer:
     def insert(self, samples: Sequence[Sample], *, producer: str, sequence: int) -> InsertResult:
         """See :meth:`buffer.interface.Replay.insert`: all into one shard.
 
-        A repeated insert goes to the shard that the first went to. If that has gone away meanwhile
-        it goes to another one, and is there twice should the first come back with its data.
+        A repeated insert goes to the shard of the first; if that has gone away, to another one (and
+        is there twice should the first come back with its data).
         """
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
         refusal = RateLimited("no shard admits it", RETRY_SECONDS)
@@ -129,14 +129,14 @@ class ShardedReplayBuffer:
         left = n
         while left:
             for count, member, common in self._divide(left, generator, counted=counted):
-                draw = partial(
-                    _draw,
+                part = partial(
+                    draw,
                     n=count,
                     seed=int(generator.integers(2**63)),
                     counted=counted,
                     common=common,
                 )
-                for _, piece in self._members.ask([member], draw):
+                for _, piece in self._members.ask([member], part):
                     pieces.append(piece)
                     left -= count
         draws = concatenate([piece[1] for piece in pieces])
@@ -151,9 +151,7 @@ class ShardedReplayBuffer:
         found = [
             answer
             for member, size in sizes
-            for _, answer in self._members.ask(
-                [member], partial(_peek, n=max(1, n * size // total))
-            )
+            for _, answer in self._members.ask([member], partial(peek, n=max(1, n * size // total)))
         ]
         return probe_batch(found, self.params().version)
 
@@ -208,7 +206,7 @@ class ShardedReplayBuffer:
         return highest
 
     def publish_progress(self, progress: StudentProgress) -> None:
-        """See :meth:`buffer.interface.Replay.publish_progress`: on every shard."""
+        """See :meth:`buffer.interface.Replay.publish_progress`."""
         self._members.ask_all(lambda replay: replay.publish_progress(progress))
 
     def progress(self) -> StudentProgress | None:
@@ -301,11 +299,3 @@ class ShardedReplayBuffer:
     def _seed(self) -> int:
         with self._lock:
             return int(self._generator.integers(2**63))
-
-
-def _draw(replay: ReplayBuffer, n: int, **how: Any) -> tuple[Columns, Draws]:
-    return replay.drawing.draw(n, **how)
-
-
-def _peek(replay: ReplayBuffer, n: int) -> tuple[Columns | None, Draws]:
-    return replay.drawing.peek(n)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 
-from buffer.config import RunTable, cluster_address
+from buffer.addresses import cluster_address
+from buffer.config import RunTable
 
 
 def lock_private_cluster(run: RunTable) -> None:

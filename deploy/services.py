@@ -16,7 +16,7 @@ import ray
 import torch
 from rich.console import Console
 
-from buffer.config import cluster_address, redis_url
+from buffer.addresses import cluster_address, redis_url
 from buffer.connect import connect
 from buffer.controller.service import start as start_controller
 from buffer.errors import ConfigError, Interrupted, SsdkdError

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from buffer.config import IMPORT_STRING, ModelSpec, cluster_address, redis_url
+from buffer.addresses import cluster_address, redis_url
+from buffer.config import IMPORT_STRING, ModelSpec
 from buffer.controller.service import validate as validate_controller
 from buffer.errors import ConfigError, ModelError
 from buffer.models import NormalizedModel, build, check_outputs, resolve

@@ -13,7 +13,8 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buffer.config import absolute_paths, needed_cluster_address, needed_redis_url
+from buffer.addresses import needed_cluster_address, needed_redis_url
+from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError
 from buffer.parsing import override, parse, read_raw
 from distiller.config import DistillerFile

@@ -10,12 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from buffer.config import (
-    IMPORT_STRING,
-    absolute_paths,
-    needed_cluster_address,
-    needed_redis_url,
-)
+from buffer.addresses import needed_cluster_address, needed_redis_url
+from buffer.config import IMPORT_STRING, absolute_paths
 from buffer.errors import ConfigError, SsdkdError
 from buffer.parsing import override, parse, read_raw
 from synthesizer.config import SynthesizerFile

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buffer.config import cluster_address, needed_redis_url
+from buffer.addresses import cluster_address, needed_redis_url
 from buffer.controller.config import ControllerFile
 from buffer.errors import ConfigError, SsdkdError
 from buffer.parsing import override, parse, read_raw

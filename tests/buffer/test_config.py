@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from buffer.config import (
-    BufferTable,
-    RunTable,
-    cluster_address,
-    needed_cluster_address,
-    needed_redis_url,
-)
+from buffer.addresses import cluster_address, needed_cluster_address, needed_redis_url
+from buffer.config import BufferTable, RunTable
 from buffer.errors import ConfigError
 
 RUN = RunTable(seconds=1)
