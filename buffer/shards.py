@@ -266,10 +266,9 @@ class ShardedReplayBuffer:
 
     def _candidates(self, producer: str, sequence: int) -> list[Member]:
         """Where an insert may go: where it was tried before, where it is permitted, in turn."""
-        turn = self._members.in_turn(sequence)
         last, tried = self._inserts.get(producer, (-1, None))
         first = tried if last == sequence else self._chosen.get(producer)
-        return sorted(turn, key=lambda member: member is not first)
+        return sorted(self._members.in_turn(sequence), key=lambda member: member is not first)
 
     def _divide(
         self, n: int, generator: np.random.Generator, *, counted: bool
