@@ -31,12 +31,12 @@ def steps(count: int) -> list[str]:
 
 
 def test_two_synthesizers_and_two_workers_make_a_good_student(start_run: StartRun) -> None:
-    run = start_run(*steps(600), "synthesizer.actors=2", "distiller.workers=2")
+    run = start_run(*steps(400), "synthesizer.actors=2", "distiller.workers=2")
     result, _ = run.end()
     assert result["student_accuracy"] > 60
     assert result["inserted_after_first_step"] > result["buffer_capacity"]
-    assert result["student_steps"] == 600
-    assert result["samples_drawn"] == 600 * 2 * 64
+    assert result["student_steps"] == 400
+    assert result["samples_drawn"] == 400 * 2 * 64
     assert 0 < result["first_step_at_seconds"] < result["wall_seconds"]
     assert 0 < result["distillation_seconds"] < 2 * result["wall_seconds"]
     assert 0 < result["inversion_seconds"] < 2 * result["wall_seconds"]
@@ -77,13 +77,13 @@ def test_a_job_empties_the_buffer_of_an_earlier_run_but_not_of_a_live_one(
 
 
 def test_a_killed_synthesizer_does_not_end_the_run(start_run: StartRun) -> None:
-    run = start_run(*steps(1000))
+    run = start_run(*steps(700))
     run.until(run.reached(5))
     (victim,) = run.find("synthesizer")
     victim.send_signal(signal.SIGKILL)
     result, _ = run.end()
     assert result["synthesizer_restarts"] == 1
-    assert result["student_steps"] == 1000
+    assert result["student_steps"] == 700
     assert result["student_accuracy"] > 20
 
 
@@ -97,7 +97,7 @@ def test_a_killed_distiller_worker_resumes_from_its_checkpoint(start_run: StartR
     run.until(lambda: run.journal()[-1]["version"][0] == 2)
     reached = run.journal()[-1]["version"][1]
     run.until(run.reached(reached + 50))
-    os.killpg(run.process.pid, signal.SIGINT)
+    os.killpg(run.process.pid, signal.SIGTERM)
     result, _ = run.end(code=130)
     lines = run.journal()
     assert result["attempts"] == 2
@@ -106,11 +106,10 @@ def test_a_killed_distiller_worker_resumes_from_its_checkpoint(start_run: StartR
     assert min(line["version"][1] for line in lines if line["version"][0] == 2) > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_saves_what_there_is(start_run: StartRun, number: signal.Signals) -> None:
+def test_an_interrupt_saves_what_there_is(start_run: StartRun) -> None:
     run = start_run(*steps(100_000))
     run.until(run.reached(5))
-    os.killpg(run.process.pid, number)
+    os.killpg(run.process.pid, signal.SIGINT)
     result, output = run.end(code=130, seconds=90)
     assert "interrupted" in output
     assert result["interrupted"]
