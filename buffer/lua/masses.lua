@@ -5,9 +5,6 @@
 --          float64 draws that the limiter admits now, uniform share, label balance; per label uint32
 --          label, float64 mass
 -- Time     O(g) for g groups
-if not is_initialised() then
-  return LOST
-end
 local refused = refusal(0)
 if refused then
   return refused

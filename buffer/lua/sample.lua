@@ -14,9 +14,6 @@
 --          mean of the raw weights over draws; then per draw uint32 slot, generation, float64
 --          probability
 -- Time     O(g + n log g) for g groups and n draws; docs/benchmarks.md has figures
-if not is_initialised() then
-  return LOST
-end
 local draws, purpose = tonumber(ARGV[1]), ARGV[3]
 local refused = refusal(purpose == 'draw' and draws or 0)
 if refused then

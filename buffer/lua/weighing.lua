@@ -1,5 +1,8 @@
 -- Shared by the operations that look at the masses of all groups: what a draw is made from.
 
+if not is_initialised() then
+  return LOST
+end
 local alpha, beta = number(PARAMS, 'priority_exponent'), number(PARAMS, 'importance_exponent')
 local balance = number(PARAMS, 'label_balance')
 local kept = 1 - number(PARAMS, 'age_discount')

@@ -54,9 +54,10 @@ class Crowd:
     def kill(self, name: tuple[str, int], *, again: bool = True) -> None:
         """SIGKILL; what it had said by then is kept, and it must not have ended by itself."""
         process = self.processes.pop(name)
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        ended_before = process.poll() is not None
         process.kill()
-        output, _ = process.communicate()
+        output, errors = process.communicate()
+        assert not ended_before, errors
         lines = [line for line in output.splitlines() if line.endswith("}")]
         self.told += [json.loads(line) for line in lines[-1:]]
         if again:
@@ -64,8 +65,14 @@ class Crowd:
             self.processes[name] = self._start(*name)
 
     def end(self) -> None:
+        """Ends all, whatever has become of one of them."""
+        failures = []
         for name in list(self.processes):
-            self.kill(name, again=False)
+            try:
+                self.kill(name, again=False)
+            except AssertionError as failure:
+                failures.append(failure)
+        assert not failures, failures
 
 
 @pytest.fixture
