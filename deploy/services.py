@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -237,16 +237,15 @@ class _Controller:
     def end(self) -> str | None:
         """Lets it finish its decision and ends it; why it had ended before, if it had."""
         failure = None
-        with suppress(ray.exceptions.GetTimeoutError):
-            try:
-                ended, _ = ray.wait([self._run], timeout=0)
-                ray.get(ended)
-                ray.get(self._actor.stop.remote(), timeout=5.0)
-            except ray.exceptions.RayError as error:
-                failure = str(error)
-                logger.error(
-                    "the controller failed, the last parameters stayed in force: %s", error
-                )
+        try:
+            ended, _ = ray.wait([self._run], timeout=0)
+            ray.get(ended)
+            ray.get(self._actor.stop.remote(), timeout=5.0)
+        except ray.exceptions.GetTimeoutError:
+            logger.info("the controller was busy for too long, its decision is not waited for")
+        except ray.exceptions.RayError as error:
+            failure = str(error)
+            logger.error("the controller failed, the last parameters stayed in force: %s", error)
         ray.kill(self._actor)
         return failure
 

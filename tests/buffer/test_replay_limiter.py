@@ -92,17 +92,20 @@ def test_operations_larger_than_the_error_buffer_are_admitted_at_balance(
     assert replay.info().balance == 0
 
 
+def any_limits(generator: np.random.Generator) -> dict[str, float]:
+    """Rates and windows of all sizes, the window often smaller than what is asked for at once."""
+    return {
+        "samples_per_insert": float(generator.uniform(0.1, 30)),
+        "error_buffer": float(generator.uniform(0.5, 50)),
+    }
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_one_of_the_two_sides_is_always_admitted(
     make_replay: Make, make_samples: Samples, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
-    replay = warm(
-        make_replay,
-        make_samples,
-        samples_per_insert=float(generator.uniform(0.1, 30)),
-        error_buffer=float(generator.uniform(0.5, 50)),
-    )
+    replay = warm(make_replay, make_samples, **any_limits(generator))
     refused = 0
     for sequence in range(1, 120):
         inserted = insert(
@@ -119,12 +122,7 @@ def test_one_side_is_admitted_whatever_permits_several_producers_hold(
     make_replay: Make, make_samples: Samples, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
-    replay = warm(
-        make_replay,
-        make_samples,
-        samples_per_insert=float(generator.uniform(0.1, 30)),
-        error_buffer=float(generator.uniform(0.5, 50)),
-    )
+    replay = warm(make_replay, make_samples, **any_limits(generator))
     held: dict[str, int] = {}
     refused = 0
     for sequence in range(1, 120):
