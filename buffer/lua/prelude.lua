@@ -25,6 +25,15 @@ local ANCIENT = COHORTS
 -- Short against a synthesizer's round and a student's step, long against a round trip.
 local RETRY_SECONDS, FILLING_RETRY_SECONDS = 0.05, 0.25
 
+local call, floor, format = redis.call, math.floor, string.format
+local pack, unpack_from = struct.pack, struct.unpack
+
+-- A whole number as commands want it. Left to Redis, a number is written with 17 digits, which takes
+-- longer than most commands.
+local function text(whole)
+  return format('%d', whole)
+end
+
 local function is_initialised()
   return redis.call('EXISTS', META) == 1
 end
@@ -44,16 +53,19 @@ end
 
 local function read_slot(slot)
   local at = slot * RECORD_BYTES
-  local bytes = redis.call('GETRANGE', SLOTS, at, at + RECORD_BYTES - 1)
-  local record = {slot = slot}
-  record.state, record.generation, record.cell, record.position, record.attempt, record.step =
-    struct.unpack(RECORD, bytes)
-  return record
+  local state, generation, cell, position, attempt, step = unpack_from(RECORD,
+    call('GETRANGE', SLOTS, text(at), text(at + RECORD_BYTES - 1)))
+  return {slot = slot, state = state, generation = generation, cell = cell, position = position,
+    attempt = attempt, step = step}
 end
 
 local function write_slot(record)
-  redis.call('SETRANGE', SLOTS, record.slot * RECORD_BYTES, struct.pack(RECORD, record.state,
+  call('SETRANGE', SLOTS, text(record.slot * RECORD_BYTES), pack(RECORD, record.state,
     record.generation, record.cell, record.position, record.attempt, record.step))
+end
+
+local function cell_key(cell)
+  return format('%s%d', CELL, cell)
 end
 
 -- Groups that this call looks at: arrays of the fields of GROUP, and where they are from.
@@ -63,10 +75,10 @@ local function group_of(cell)
   local id = math.floor(cell / 256)
   local group = groups[id]
   if not group then
-    local entry = redis.call('HGET', INDEX, id)
+    local entry = call('HGET', INDEX, text(id))
     if entry then
       local at = entry * GROUP_BYTES
-      group = {struct.unpack(GROUP, redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1))}
+      group = {unpack_from(GROUP, call('GETRANGE', GROUPS, text(at), text(at + GROUP_BYTES - 1)))}
     else
       group = {id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
     end
@@ -80,8 +92,7 @@ end
 local function enter_cell(record, cell)
   local group, field = group_of(cell), cell % 256 + 3
   local held = group[field]
-  redis.call('SETRANGE', CELL .. cell, held * NAME_BYTES,
-    struct.pack(NAME, record.slot, record.generation))
+  call('SETRANGE', cell_key(cell), text(held * NAME_BYTES), pack(NAME, record.slot, record.generation))
   group[2], group[field] = group[2] + 1, held + 1
   record.cell, record.position = cell, held
 end
@@ -90,16 +101,17 @@ end
 -- groups at the end.
 local function leave_cell(record)
   local cell, position = record.cell, record.position
-  local group, field, key = group_of(cell), cell % 256 + 3, CELL .. cell
+  local group, field, key = group_of(cell), cell % 256 + 3, cell_key(cell)
   local left = group[field] - 1
   group[2], group[field] = group[2] - 1, left
   if position < left then
-    local moved = redis.call('GETRANGE', key, left * NAME_BYTES, left * NAME_BYTES + 7)
-    redis.call('SETRANGE', key, position * NAME_BYTES, moved)
-    redis.call('SETRANGE', SLOTS, struct.unpack('<I4', moved) * RECORD_BYTES + POSITION_AT,
-      struct.pack('<I4', position))
+    local last = left * NAME_BYTES
+    local moved = call('GETRANGE', key, text(last), text(last + NAME_BYTES - 1))
+    call('SETRANGE', key, text(position * NAME_BYTES), moved)
+    call('SETRANGE', SLOTS, text(unpack_from('<I4', moved) * RECORD_BYTES + POSITION_AT),
+      pack('<I4', position))
   elseif left == 0 then
-    redis.call('DEL', key)
+    call('DEL', key)
   end
 end
 
@@ -127,7 +139,7 @@ local function write_groups()
         group.entry = redis.call('HLEN', INDEX)
         redis.call('HSET', INDEX, id, group.entry)
       end
-      redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, struct.pack(GROUP, unpack(group, 1, 18)))
+      call('SETRANGE', GROUPS, text(group.entry * GROUP_BYTES), pack(GROUP, unpack(group, 1, 18)))
     end
   end
   for _, group in pairs(groups) do
