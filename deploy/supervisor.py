@@ -1,8 +1,10 @@
 """Keeps the wanted number of synthesizer actors alive.
 
 A synthesizer that dies is started again under the same name, after a pause that doubles with each
-death, because what killed it may do so again. The buffer makes this safe: a half-finished insert of
-the dead process is never seen, and its successor inserts under a new epoch.
+death, because what killed it may do so again. One that keeps dying is put in quarantine until
+somebody asks for a number of synthesizers again. One that is not wanted any more drains: it
+finishes its round, or gives its permit back. The buffer makes all this safe: a half-finished insert
+of a dead process is never seen, and its successor inserts under a new epoch.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 MAX_DEATHS = 8
-"""Deaths of one actor, without five healthy minutes between them, before it is given up."""
+"""Deaths of one actor, without five healthy minutes between them, before it is put in quarantine."""
 HEALTHY_SECONDS = 300.0
 STATUS_SECONDS = 2.0
+DRAIN_SECONDS = 60.0
+"""An actor that is not wanted any more may take so long for the round in hand."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,28 @@ class _Seat:
     started: float = 0.0
     deaths: int = 0
     restart_at: float | None = 0.0
-    given_up: bool = False
+    quarantine: Exception | None = None
+    """What killed it too often."""
+    drained_by: float | None = None
+    """When it has to be gone, if it is not wanted any more."""
     status: dict[str, Any] = field(default_factory=dict)
-    past: list[dict[str, Any]] = field(default_factory=list)
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """What the actor is doing, as plain data."""
+        waiting = "waiting for resources" if not self.status else "running"
+        state = (
+            "quarantine"
+            if self.quarantine is not None
+            else "draining"
+            if self.drained_by is not None
+            else "restarting"
+            if self.actor is None
+            else waiting
+        )
+        reason = None if self.quarantine is None else str(self.quarantine)
+        return {"number": number, "state": state, "deaths": self.deaths, "reason": reason} | {
+            key: self.status.get(key) for key in ("pid", "node", "rounds")
+        }
 
 
 class Actor(Protocol):
@@ -64,20 +87,47 @@ class Supervisor:
 
     Args:
         start: creates the actor of a seat's number.
-        wanted: how many.
+        wanted: how many, until :meth:`scale` says otherwise.
+        leave: frees what is reserved for the actor of a number that is not wanted any more.
     """
 
-    def __init__(self, start: Callable[[int], Actor], wanted: int) -> None:
-        self._start = start
-        self._seats = [_Seat() for _ in range(wanted)]
+    def __init__(
+        self,
+        start: Callable[[int], Actor],
+        wanted: int,
+        *,
+        leave: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        self._start, self._leave = start, leave
+        self._lock = threading.Lock()
+        self._wanted = wanted
+        self._seats: dict[int, _Seat] = {number: _Seat() for number in range(wanted)}
+        self._past: list[dict[str, Any]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        self._failure: BaseException | None = None
-        self._launched = 0
+        self._restarts = 0
 
     def start(self) -> None:
         """Starts all actors and the watch."""
         self._thread.start()
+
+    @property
+    def wanted(self) -> int:
+        """How many actors there should be."""
+        return self._wanted
+
+    def scale(self, wanted: int) -> None:
+        """Asks for another number of actors; those with the highest numbers leave, after draining.
+
+        Actors in quarantine get another chance.
+        """
+        with self._lock:
+            if wanted != self._wanted:
+                logger.info("synthesizers: %d wanted, %d so far", wanted, self._wanted)
+            self._wanted = wanted
+            for seat in self._seats.values():
+                if seat.quarantine is not None:
+                    seat.quarantine, seat.deaths, seat.restart_at = None, 0, 0.0
 
     def stop(self, *, grace_seconds: float = 30.0) -> int:
         """Lets each actor finish its round, up to a grace period, then ends it.
@@ -87,47 +137,84 @@ class Supervisor:
         """
         self._stopping.set()
         self._thread.join()
-        sitting = [seat for seat in self._seats if seat.actor is not None]
-        for seat in sitting:
+        sitting = {n: seat for n, seat in self._seats.items() if seat.actor is not None}
+        for seat in sitting.values():
             seat.actor.stop.remote()
-        runs = [seat.run for seat in sitting]
+        runs = [seat.run for seat in sitting.values()]
         ended = ray.wait(runs, num_returns=len(runs), timeout=grace_seconds)[0] if runs else []
         self._refresh_statuses()
-        for seat in sitting:
+        for seat in sitting.values():
             ray.kill(seat.actor)
+        for number in self._seats:
+            self._leave(number)
         return len(ended)
 
     def failure(self) -> BaseException | None:
-        """Why no actor is left, if every one was given up; ``None`` while any is alive."""
-        return self._failure if all(seat.given_up for seat in self._seats) else None
+        """Why no actor is left, if all are in quarantine; ``None`` while any may live."""
+        with self._lock:
+            reasons = [seat.quarantine for seat in self._seats.values()]
+        return reasons[-1] if reasons and all(reasons) else None
 
     def statuses(self) -> list[dict[str, Any]]:
         """The last status of each actor that lives and has given one."""
-        return [s.status for s in self._seats if s.actor is not None and s.status]
+        with self._lock:
+            return [s.status for s in self._seats.values() if s.actor is not None and s.status]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each actor is doing, as plain data."""
+        with self._lock:
+            return [seat.describe(number) for number, seat in sorted(self._seats.items())]
 
     def totals(self) -> Totals:
         """Sums over all actors that ever sat."""
-        statuses = [s for seat in self._seats for s in (*seat.past, seat.status) if s]
+        with self._lock:
+            statuses = [*self._past, *(seat.status for seat in self._seats.values() if seat.status)]
         return Totals(
             busy_seconds=sum(s["busy_seconds"] for s in statuses),
             waiting_seconds=sum(s["waiting_seconds"] for s in statuses),
             rounds=sum(s["rounds"] for s in statuses),
-            restarts=max(0, self._launched - len(self._seats)),
+            restarts=self._restarts,
         )
 
     def _watch(self) -> None:
         polled = 0.0
         while not self._stopping.is_set():
             now = time.monotonic()
-            for number, seat in enumerate(self._seats):
-                if seat.restart_at is not None and now >= seat.restart_at:
-                    self._launch(number, seat)
-                elif seat.actor is not None:
-                    self._check(number, seat)
+            with self._lock:
+                self._seat_the_wanted(now)
+                for number, seat in list(self._seats.items()):
+                    if seat.restart_at is not None and now >= seat.restart_at:
+                        self._launch(number, seat)
+                    elif seat.actor is not None:
+                        self._check(number, seat)
             if now - polled > STATUS_SECONDS:
                 polled = now
                 self._refresh_statuses()
             self._stopping.wait(0.2)
+
+    def _seat_the_wanted(self, now: float) -> None:
+        """Adds seats that are missing; has those that are too many drain."""
+        for number in range(self._wanted):
+            self._seats.setdefault(number, _Seat())
+        for number, seat in list(self._seats.items()):
+            if number < self._wanted:
+                continue
+            if seat.actor is None:
+                self._vacate(number)
+            elif seat.drained_by is None:
+                seat.drained_by = now + DRAIN_SECONDS
+                seat.actor.stop.remote()
+            elif now > seat.drained_by:
+                logger.warning("synthesizer %d did not drain in time, its round is lost", number)
+                self._vacate(number)
+
+    def _vacate(self, number: int) -> None:
+        seat = self._seats.pop(number)
+        if seat.status:
+            self._past.append(seat.status)
+        if seat.actor is not None:
+            ray.kill(seat.actor)
+        self._leave(number)
 
     def _launch(self, number: int, seat: _Seat) -> None:
         seat.started, seat.restart_at = time.monotonic(), None
@@ -137,11 +224,16 @@ class Supervisor:
         except Exception as error:  # a name still taken, a cluster going down: a death like others
             self._bury(number, seat, error)
             return
-        self._launched += 1
+        self._restarts += seat.deaths > 0
 
     def _check(self, number: int, seat: _Seat) -> None:
         done, _ = ray.wait([seat.run], timeout=0)
         if not done:
+            return
+        if seat.drained_by is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                seat.status = ray.get(seat.actor.status.remote(), timeout=STATUS_SECONDS)
+            self._vacate(number)
             return
         try:
             ray.get(seat.run)
@@ -154,14 +246,15 @@ class Supervisor:
         if time.monotonic() - seat.started > HEALTHY_SECONDS:
             seat.deaths = 0
         seat.deaths += 1
-        seat.past.append(seat.status)
+        if seat.status:
+            self._past.append(seat.status)
         seat.status = {}
         if seat.actor is not None:
             ray.kill(seat.actor)
         seat.actor = seat.run = None
         if seat.deaths > MAX_DEATHS:
-            self._failure, seat.given_up = reason, True
-            logger.error("synthesizer %d given up after %d deaths: %s", number, MAX_DEATHS, reason)
+            seat.quarantine = reason
+            logger.error("synthesizer %d is in quarantine, it died again: %s", number, reason)
             return
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (seat.deaths - 1), LONGEST_PAUSE_SECONDS)
         seat.restart_at = time.monotonic() + pause
@@ -169,10 +262,16 @@ class Supervisor:
 
     def _refresh_statuses(self) -> None:
         """Asks all actors at once. A busy, dying or dead one says nothing: its last words stand."""
-        asked = {s.actor.status.remote(): s for s in self._seats if s.actor is not None}
+        with self._lock:
+            sitting = [seat for seat in self._seats.values() if seat.actor is not None]
+            asked = {seat.actor.status.remote(): (seat, seat.actor) for seat in sitting}
         if not asked:
             return
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=STATUS_SECONDS)
         for answer in answered:
+            seat, actor = asked[answer]
             with contextlib.suppress(ray.exceptions.RayError):
-                asked[answer].status = ray.get(answer)
+                status = ray.get(answer)
+                with self._lock:
+                    if seat.actor is actor:
+                        seat.status = status

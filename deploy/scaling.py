@@ -1,0 +1,87 @@
+"""How many synthesizers a run wants, from who waits for whom. Pure: no Ray, no clock of its own.
+
+Synthesizers that wait to insert are too many; distillers that wait for samples have too few. Both
+shares are measured over the same window. Two windows in a row must agree before anything changes,
+and after a change a pause lets it take effect: a new synthesizer needs time to start, and one that
+was started for nothing is as wasteful as a missing one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+WINDOW_SECONDS = 15.0
+PAUSE_SECONDS = 30.0
+STARVED = 0.15
+"""From this share of waiting on, a side is short of the other's work."""
+CONTENT = 0.05
+"""Up to this share, a side has all it needs."""
+AGREEING_WINDOWS = 2
+
+
+class Seconds(NamedTuple):
+    """Work and waiting of one side so far, summed over its processes."""
+
+    busy: float
+    waiting: float
+
+
+class Autoscaler:
+    """Decides on the number of synthesizers.
+
+    Args:
+        least: never fewer.
+        most: never more.
+    """
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+        self._window: tuple[float, Seconds, Seconds] | None = None
+        self._paused_until = float("-inf")
+        self._direction, self._agreed = 0, 0
+
+    def wanted(
+        self, present: int, synthesizers: Seconds, distillers: Seconds, *, now: float
+    ) -> int:
+        """How many there should be.
+
+        Args:
+            present: how many are wanted now.
+            synthesizers: totals so far; they may fall when an actor leaves.
+            distillers: totals so far.
+            now: seconds, by any clock that goes on.
+        """
+        held = min(max(present, self._least), self._most)
+        if self._window is None or now < self._paused_until:
+            self._window = (now, synthesizers, distillers)
+            return held
+        begun, then, before = self._window
+        if now - begun < WINDOW_SECONDS:
+            return held
+        self._window = (now, synthesizers, distillers)
+        direction = _direction(_share(then, synthesizers), _share(before, distillers))
+        self._agreed = self._agreed + 1 if direction == self._direction else 1
+        self._direction = direction
+        if direction == 0 or self._agreed < AGREEING_WINDOWS:
+            return held
+        changed = min(max(held + direction, self._least), self._most)
+        if changed != held:
+            self._paused_until, self._agreed = now + PAUSE_SECONDS, 0
+        return changed
+
+
+def _share(before: Seconds, after: Seconds) -> float | None:
+    """The share of waiting between two totals; ``None`` if nothing was done, or one left."""
+    busy, waiting = after.busy - before.busy, after.waiting - before.waiting
+    return waiting / (busy + waiting) if busy >= 0 and waiting >= 0 and busy + waiting > 0 else None
+
+
+def _direction(synthesizers: float | None, distillers: float | None) -> int:
+    """1 for more synthesizers, -1 for fewer, 0 for as many."""
+    if synthesizers is None or distillers is None:
+        return 0
+    if distillers >= STARVED and synthesizers <= CONTENT:
+        return 1
+    if synthesizers >= STARVED and distillers <= CONTENT:
+        return -1
+    return 0
