@@ -1,0 +1,162 @@
+"""A million draws against closed form: in memory, on a server, and over several shards of one.
+
+The expected distribution is worked out here once more, from the definition and not from
+``buffer.priorities``: over quantised priorities, for those are what is drawn by.
+
+Seeds are fixed, so that a test passes always or never. Of correct draws under other seeds each
+chi-square test would fail with a chance of 1e-4: one of the twenty here in 500 choices of seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from buffer.interface import Replay
+from buffer.params import SamplingParams
+from buffer.sample import Batch, Sample
+
+Make = Callable[..., Replay]
+Samples = Callable[..., list[Sample]]
+
+CAPACITY = 160
+COHORT = CAPACITY // 8
+BATCH = 4096
+DRAWS = 245 * BATCH  # 1,003,520
+LEAST_P_VALUE = 1e-4
+FREQUENT = 900
+"""A label that half of the samples have."""
+
+CASES: dict[str, dict[str, float]] = {
+    "prioritised": {"priority_exponent": 0.6},
+    "label-balanced": {"priority_exponent": 0.6, "label_balance": 0.7},
+    "age-discounted": {"priority_exponent": 0.6, "age_discount": 0.3},
+    "uniform-mixed": {"priority_exponent": 0.9, "uniform_share": 0.4},
+    "everything": {
+        "priority_exponent": 0.8,
+        "label_balance": 0.5,
+        "age_discount": 0.2,
+        "uniform_share": 0.2,
+    },
+}
+
+
+def skewed(make_samples: Samples, n: int = CAPACITY) -> list[Sample]:
+    """Samples of lognormal priorities, of labels whose frequencies are 1 : 2 : 4 : 8."""
+    generator = np.random.default_rng(7)
+    labels = generator.choice([0, 3, 4, FREQUENT], p=np.array([1, 2, 4, 8]) / 15, size=n)
+    priorities = generator.lognormal(0.0, 1.5, size=n)
+    return make_samples(n, label=labels.tolist(), priority=priorities.tolist())
+
+
+def closed_form(
+    samples: list[Sample],
+    params: SamplingParams,
+    *,
+    shards: int = 1,
+    faults: Mapping[int, float] | None = None,
+) -> NDArray[np.float64]:
+    """The probability ``[N]`` of each sample.
+
+    Args:
+        samples: in the order of insertion, as many into each of the shards one after the other; a
+            shard has cohorts of its own.
+        params: in force.
+        shards: how many.
+        faults: factors of labels' masses that should not be there.
+    """
+    masses = []
+    part, width = len(samples) // shards, COHORT // shards
+    for i, sample in enumerate(samples):
+        quantised = 2 ** (round(4 * math.log2(sample.disagreement + 1e-6)) / 4)
+        behind = (part - 1) // width - i % part // width
+        masses.append(quantised**params.priority_exponent * (1 - params.age_discount) ** behind)
+    of_label: dict[int, float] = defaultdict(float)
+    for mass, sample in zip(masses, samples, strict=True):
+        of_label[sample.predicted_class] += mass
+    for i, sample in enumerate(samples):
+        masses[i] /= of_label[sample.predicted_class] ** params.label_balance
+        masses[i] *= (faults or {}).get(sample.predicted_class, 1.0)
+    share = params.uniform_share
+    return (1 - share) * np.array(masses) / sum(masses) + share / len(samples)
+
+
+def numbers(batch: Batch) -> NDArray[np.int64]:
+    """``[B]``: the member of each sample."""
+    return batch.targets["logits"][:, 0].astype(np.int64)
+
+
+def p_value(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> float:
+    """Of the chi-square test of counts ``[N]`` against probabilities ``[N]``."""
+    wanted = expected * counts.sum()
+    # The usual condition of the test; rare items are taken together.
+    rare = wanted < 5
+    observed = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(wanted[~rare], wanted[rare].sum())
+    kept = wanted > 0
+    return float(stats.chisquare(observed[kept], wanted[kept]).pvalue)
+
+
+@pytest.fixture(params=[0, 1, 2, 4], ids=["memory", "redis", "two-shards", "four-shards"])
+def shards(request: pytest.FixtureRequest) -> int:
+    """How many servers there are; 0 is the buffer in memory."""
+    count: int = request.param
+    return count
+
+
+@pytest.fixture
+def make_divided(request: pytest.FixtureRequest, shards: int) -> Make:
+    """Makes a buffer of so many shards."""
+    make: Make = request.getfixturevalue(
+        {0: "make_memory", 1: "make_redis"}.get(shards, "make_sharded")
+    )
+    return make if shards < 2 else lambda params, **table: make(params, shards=shards, **table)
+
+
+def fill(replay: Replay, samples: list[Sample], shards: int) -> None:
+    """As many samples into each shard, one after the other."""
+    for sequence, part in enumerate(np.array_split(np.arange(len(samples)), max(1, shards))):
+        replay.insert([samples[i] for i in part], producer="a", sequence=sequence)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_million_draws_follow_the_closed_form(
+    make_divided: Make, make_samples: Samples, shards: int, case: str
+) -> None:
+    """And every draw says its probability; and a mass that is 5 % off would have been noticed."""
+    params, samples = SamplingParams(**CASES[case], importance_exponent=0.4), skewed(make_samples)
+    replay = make_divided(params, capacity=CAPACITY)
+    fill(replay, samples, shards)
+    expected = closed_form(samples, params, shards=max(1, shards))
+    weights = (CAPACITY * expected) ** -0.4
+    counts = np.zeros(CAPACITY, dtype=np.int64)
+    for seed in range(DRAWS // BATCH):
+        batch = replay.sample(BATCH, seed=seed)
+        drawn = numbers(batch) - samples[0].member
+        counts += np.bincount(drawn, minlength=CAPACITY)
+        assert np.allclose(batch.probabilities, expected[drawn], rtol=1e-9, atol=0)
+        assert np.allclose(batch.weights, weights[drawn], rtol=1e-9, atol=0)
+        # Of several shards it is estimated: each one's mean, in the proportion of the draws made.
+        tolerance = 1e-9 if shards < 2 else 0.02
+        assert math.isclose(batch.weight_mean, expected @ weights, rel_tol=tolerance)
+        assert batch.population == CAPACITY
+    assert counts.sum() == DRAWS
+    assert p_value(counts, expected) > LEAST_P_VALUE
+    for fault in (1.05, 0.95):
+        wrong = closed_form(samples, params, shards=max(1, shards), faults={FREQUENT: fault})
+        assert p_value(counts, wrong) < LEAST_P_VALUE
+
+
+def test_the_chi_square_test_would_notice_a_wrong_exponent(make_samples: Samples) -> None:
+    samples = skewed(make_samples)
+    drawn_by = closed_form(samples, SamplingParams(priority_exponent=0.61))
+    counts = np.random.default_rng(0).multinomial(DRAWS, drawn_by)
+    assert p_value(counts, drawn_by) > LEAST_P_VALUE
+    wrong = closed_form(samples, SamplingParams(priority_exponent=0.6))
+    assert p_value(counts, wrong) < LEAST_P_VALUE
