@@ -10,7 +10,7 @@ chi-square test would fail with a chance of 1e-4: one of the twenty here in 500 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from buffer.division import common_of
 from buffer.interface import Replay
 from buffer.params import SamplingParams
 from buffer.sample import Batch, Sample
@@ -151,6 +152,31 @@ def test_a_million_draws_follow_the_closed_form(
     for fault in (1.05, 0.95):
         wrong = closed_form(samples, params, shards=max(1, shards), faults={FREQUENT: fault})
         assert p_value(counts, wrong) < LEAST_P_VALUE
+
+
+@pytest.mark.parametrize("uniform_share", [0.0, 0.3])
+def test_draws_are_made_as_they_say_although_the_shard_has_changed(
+    make_redis: Make, make_samples: Samples, uniform_share: float
+) -> None:
+    """Since it told its masses: others came, of old labels and of one that nobody knew then."""
+    params = SamplingParams(label_balance=0.7, uniform_share=uniform_share)
+    replay, samples = make_redis(params, capacity=CAPACITY), skewed(make_samples)
+    fill(replay, samples, 1)
+    _, (common,) = common_of([replay.drawing.masses()])
+    later = make_samples(40, label=[0] * 20 + [77] * 20, priority=3.0)
+    replay.insert(later, producer="b", sequence=1)
+    counts: Counter[int] = Counter()
+    chances: dict[int, float] = {}
+    for seed in range(25):
+        columns, draws = replay.drawing.draw(BATCH, seed=seed, common=common)
+        drawn = columns.targets["logits"][:, 0].astype(int).tolist()
+        counts.update(drawn)
+        chances.update(zip(drawn, draws.probabilities.tolist(), strict=True))
+    held = CAPACITY - 20 * (uniform_share == 0)
+    assert len(chances) == held
+    assert math.isclose(sum(chances.values()), 1.0, rel_tol=1e-9)
+    observed = np.array([counts[member] for member in chances])
+    assert p_value(observed, np.array([*chances.values()])) > LEAST_P_VALUE
 
 
 def test_the_chi_square_test_would_notice_a_wrong_exponent(make_samples: Samples) -> None:
