@@ -2,28 +2,31 @@
 
 ::
 
-    header                       :data:`HEADER`: magic, schema version, scalars, lengths, identity
-    producer, method             UTF-8
-    per target                   lengths and dtype, name, dimensions
+    header                       :data:`HEADER`: magic, schema version, scalars, identity
+    form                         all that decides what is where: :data:`FORM`: lengths and counts;
+                                 then per target lengths and dtype, name, dimensions
     image                        C*H*W bytes
     per target                   raw values
+    producer, method             UTF-8
     crc                          CRC32 of everything else
 
 Why strict: a reader takes these bytes from a server that others write to. Every length is checked
 against what is there, and whatever is left over or missing is an error.
 
-``buffer.columns`` reads and writes many payloads at once.
+``buffer.columns`` reads and writes many payloads at once; that is why the form stands in one piece,
+and why the checksum is not the standard library's, which would take longer than all the rest.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from buffer.errors import SchemaError
@@ -33,15 +36,15 @@ from buffer.version import Version
 MAGIC = b"SSDK"
 HEADER = np.dtype(
     [
-        *(("magic", "S4"), ("schema", "<u2"), ("split", "u1"), ("targets", "u1")),
+        *(("magic", "S4"), ("schema", "<u2"), ("split", "u1")),
         *(("predicted_class", "<i4"), ("target_label", "<i4")),
         *(("confidence", "<f8"), ("disagreement", "<f8")),
         *(("member", "<u4"), ("attempt", "<u4"), ("step", "<u4")),
-        *(("channels", "<u4"), ("height", "<u4"), ("width", "<u4")),
-        *(("producer", "<u2"), ("method", "<u2"), ("identity", IDENTITY_DTYPE)),
+        ("identity", IDENTITY_DTYPE),
     ]
 )
-"""The fixed part; ``producer``, ``method`` and ``targets`` are lengths."""
+FORM = struct.Struct("<HIIIHHB")
+"""Length of the whole form; channels, height, width; lengths of producer and method; targets."""
 SPLITS: tuple[Split, ...] = ("train", "probe")
 CRC = struct.Struct("<I")
 INTACT = 0x2144DF1C
@@ -64,10 +67,11 @@ class Place(NamedTuple):
 class Layout(NamedTuple):
     """What is where in a payload."""
 
-    names: int
-    """Where the description of the targets begins: behind producer and method."""
     image: Place
     targets: dict[str, Place]
+    producer: int
+    """Where it begins."""
+    method: int
     length: int
 
 
@@ -83,63 +87,53 @@ def encode(sample: Sample, identity: Identity) -> bytes:
     arrays = [(array, stored_as(name, array)) for name, array in sample.targets.items()]
     content = b"".join(
         (
-            *(headers.tobytes(), description(sample), sample.image.tobytes()),
+            *(headers.tobytes(), form_of(sample), sample.image.tobytes()),
             *(array.astype(code, copy=False).tobytes() for array, code in arrays),
+            *names_of(sample),
         )
     )
-    return content + CRC.pack(zlib.crc32(content))
+    return content + CRC.pack(crc32(content))
 
 
 def rename(payload: bytes, identity: NDArray[np.void]) -> bytes:
     """An intact payload under another name, one of :data:`~buffer.sample.IDENTITY_DTYPE`."""
     start = HEADER.itemsize - IDENTITY_DTYPE.itemsize
     content = payload[:start] + identity.tobytes() + payload[HEADER.itemsize : -CRC.size]
-    return content + CRC.pack(zlib.crc32(content))
+    return content + CRC.pack(crc32(content))
 
 
 def headers_of(samples: Sequence[Sample]) -> NDArray[np.void]:
-    """``[n]`` of :data:`HEADER`, without identities, of samples with one form (see :func:`form`).
+    """``[n]`` of :data:`HEADER`, without identities.
 
     Raises:
-        SchemaError: images that are not uint8 ``[C, H, W]``; a number too large for its field.
+        SchemaError: a number is too large for its field.
     """
-    first = samples[0]
-    if first.image.dtype != np.uint8 or first.image.ndim != 3:
-        raise SchemaError(
-            f"image ({first.image.dtype} {list(first.image.shape)}) is not uint8 [C, H, W]: "
-            "it cannot be stored"
-        )
     headers = np.zeros(len(samples), dtype=HEADER)
-    headers["magic"], headers["schema"], headers["targets"] = MAGIC, SCHEMA_VERSION, 0
+    headers["magic"], headers["schema"] = MAGIC, SCHEMA_VERSION
     try:
-        headers["targets"] = len(first.targets)
-        headers["producer"], headers["method"] = map(len, _names(first))
-        headers["channels"], headers["height"], headers["width"] = first.image.shape
         headers["split"] = [SPLITS.index(sample.split) for sample in samples]
         headers["attempt"] = [sample.born.attempt for sample in samples]
         headers["step"] = [sample.born.step for sample in samples]
         for name in ("predicted_class", "target_label", "confidence", "disagreement", "member"):
             headers[name] = [getattr(sample, name) for sample in samples]
     except OverflowError as error:
-        raise SchemaError(
-            f"a number or name of the sample does not fit its field: {error}"
-        ) from error
+        raise SchemaError(f"a number of the sample does not fit its field: {error}") from error
     return headers
 
 
-def form(sample: Sample) -> tuple[object, ...]:
-    """What the layout of a sample's bytes depends on: equal for samples that have one layout."""
-    targets = [(name, values.dtype, values.shape) for name, values in sample.targets.items()]
-    return (sample.producer, sample.method, sample.image.dtype, sample.image.shape, *targets)
-
-
-def description(sample: Sample) -> bytes:
-    """What stands between header and image.
+def form_of(sample: Sample) -> bytes:
+    """The form of a sample's bytes.
 
     Raises:
-        SchemaError: a target of a foreign dtype, or with a name too long for its field.
+        SchemaError: an image that is not uint8 ``[C, H, W]``; a target of a foreign dtype; names
+            or targets too long, or too many, for their fields.
     """
-    parts = [*_names(sample)]
+    if sample.image.dtype != np.uint8 or sample.image.ndim != 3:
+        raise SchemaError(
+            f"image ({sample.image.dtype} {list(sample.image.shape)}) is not uint8 [C, H, W]: "
+            "it cannot be stored"
+        )
+    parts = []
     for name, values in sample.targets.items():
         encoded, code = name.encode(), stored_as(name, values)
         try:
@@ -147,7 +141,18 @@ def description(sample: Sample) -> bytes:
         except struct.error as error:
             raise SchemaError(f"target {name!r} does not fit its field: {error}") from error
         parts += [encoded, struct.pack(f"<{values.ndim}I", *values.shape)]
-    return b"".join(parts)
+    length = FORM.size + sum(map(len, parts))
+    lengths = map(len, names_of(sample))
+    try:
+        head = FORM.pack(length, *sample.image.shape, *lengths, len(sample.targets))
+    except struct.error as error:
+        raise SchemaError(f"a length of the sample does not fit its field: {error}") from error
+    return head + b"".join(parts)
+
+
+def names_of(sample: Sample) -> tuple[bytes, bytes]:
+    """Producer and method."""
+    return sample.producer.encode(), sample.method.encode()
 
 
 def stored_as(name: str, values: NDArray[np.generic]) -> str:
@@ -170,10 +175,9 @@ def decode(data: bytes) -> tuple[Identity, Sample]:
     """
     layout = layout_of(data)
     (header,) = np.frombuffer(data, dtype=HEADER, count=1)
-    producer_stop = HEADER.itemsize + int(header["producer"])
     sample = Sample(
-        producer=_text(data[HEADER.itemsize : producer_stop]),
-        method=_text(data[producer_stop : layout.names]),
+        producer=_text(data[layout.producer : layout.method]),
+        method=_text(data[layout.method : -CRC.size]),
         image=_array(data, layout.image).view(np.uint8),
         targets={name: _array(data, place) for name, place in layout.targets.items()},
         predicted_class=int(header["predicted_class"]),
@@ -202,24 +206,42 @@ def layout_of(data: bytes) -> Layout:
         raise SchemaError(
             f"schema version ({header['schema']}) is not {SCHEMA_VERSION}: cannot be read"
         )
-    if zlib.crc32(data) != INTACT:
+    if crc32(data) != INTACT:
         raise SchemaError("CRC32 differs: the sample is damaged")
     if header["split"] >= len(SPLITS):
         raise SchemaError(f"split ({header['split']}) is neither 0 nor 1: cannot be read")
-    reader = _Reader(data)
-    reader.take(HEADER.itemsize + int(header["producer"]) + int(header["method"]))
-    names = reader.offset
-    forms = [reader.target() for _ in range(header["targets"])]
-    image = reader.place("|u1", tuple(header[["channels", "height", "width"]].tolist()))
-    targets = {name: reader.place(code, shape) for name, code, shape in forms}
-    reader.take(CRC.size)
-    if reader.offset != len(data):
-        raise SchemaError(f"{len(data) - reader.offset} bytes too many: cannot be read")
-    return Layout(names, image, targets, len(data))
+    start = HEADER.itemsize
+    layout = _layout(data[start : start + int.from_bytes(data[start : start + 2], "little")])
+    if len(data) < layout.length:
+        raise SchemaError(f"{len(data)} bytes where {layout.length} belong: truncated")
+    if len(data) > layout.length:
+        raise SchemaError(f"{len(data) - layout.length} bytes too many: cannot be read")
+    return layout
 
 
-def _names(sample: Sample) -> tuple[bytes, bytes]:
-    return sample.producer.encode(), sample.method.encode()
+@lru_cache(maxsize=256)
+def _layout(form: bytes) -> Layout:
+    reader = _Reader(form)
+    reader.take(FORM.size)
+    length, channels, height, width, producer, method, targets = FORM.unpack_from(form)
+    descriptions = [reader.target() for _ in range(targets)]
+    if not reader.offset == length == len(form):
+        raise SchemaError(f"a form of {length} bytes that describes {reader.offset}: cannot be read")
+    image = _place(HEADER.itemsize + length, "|u1", (channels, height, width))
+    places, stop = {}, image.stop
+    for name, code, shape in descriptions:
+        places[name] = _place(stop, code, shape)
+        stop = places[name].stop
+    end = stop + producer + method
+    return Layout(image, places, stop, stop + producer, end + CRC.size)
+
+
+def _place(start: int, code: str, shape: tuple[int, ...]) -> Place:
+    try:
+        np.empty(0, np.uint8).reshape((0, *shape))
+    except ValueError as error:
+        raise SchemaError(f"{len(shape)} dimensions ({shape[:4]}): {error}") from error
+    return Place(start, start + math.prod(shape) * np.dtype(code).itemsize, code, shape)
 
 
 def _text(data: bytes) -> str:
@@ -259,13 +281,3 @@ class _Reader:
             raise SchemaError(f"target {name!r} has dtype {code!r}: cannot be read")
         layout = struct.Struct(f"<{dimensions}I")
         return name, code, layout.unpack_from(self._data, self.take(layout.size))
-
-    def place(self, code: str, shape: tuple[int, ...]) -> Place:
-        """Where the next array is."""
-        size = math.prod(shape) * np.dtype(code).itemsize
-        start = self.take(size)
-        try:
-            np.empty(0, np.uint8).reshape((0, *shape))
-        except ValueError as error:
-            raise SchemaError(f"{len(shape)} dimensions ({shape[:4]}): {error}") from error
-        return Place(start, start + size, code, shape)

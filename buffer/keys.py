@@ -116,4 +116,5 @@ class Keys:
 
     def payloads(self, slots: Iterable[int]) -> list[str]:
         """The payload keys of slots."""
-        return [self._key(f"x:{slot}") for slot in slots]
+        prefix = self._key("x:")
+        return [f"{prefix}{slot}" for slot in slots]

@@ -25,6 +25,15 @@ local ANCIENT = COHORTS
 -- Short against a synthesizer's round and a student's step, long against a round trip.
 local RETRY_SECONDS, FILLING_RETRY_SECONDS = 0.05, 0.25
 
+local call, floor, format = redis.call, math.floor, string.format
+local pack, unpack_from = struct.pack, struct.unpack
+
+-- A whole number as commands want it. Left to Redis, a number is written with 17 digits, which takes
+-- longer than most commands.
+local function text(whole)
+  return format('%d', whole)
+end
+
 local function is_initialised()
   return redis.call('EXISTS', META) == 1
 end
@@ -42,31 +51,96 @@ local function count(field, by)
   return redis.call('HINCRBY', COUNTERS, field, by)
 end
 
-local function read_slot(slot)
-  local at = slot * RECORD_BYTES
-  local bytes = redis.call('GETRANGE', SLOTS, at, at + RECORD_BYTES - 1)
-  local record = {slot = slot}
-  record.state, record.generation, record.cell, record.position, record.attempt, record.step =
-    struct.unpack(RECORD, bytes)
+-- Records of the slots that this call looks at, and those it has changed, for `write_back`.
+local records, changed = {}, {}
+
+local function record_of(slot, bytes, at)
+  local state, generation, cell, position, attempt, step = unpack_from(RECORD, bytes, at)
+  local record = {slot = slot, state = state, generation = generation, cell = cell,
+    position = position, attempt = attempt, step = step, is_changed = false}
+  records[slot] = record
   return record
 end
 
+-- Reads the records of slots, in one go where their numbers follow on each other.
+local function read_slots(slots)
+  local from = 1
+  while from <= #slots do
+    local to, first = from, slots[from]
+    while slots[to + 1] == slots[to] + 1 do
+      to = to + 1
+    end
+    local stop = (slots[to] + 1) * RECORD_BYTES - 1
+    local bytes = call('GETRANGE', SLOTS, text(first * RECORD_BYTES), text(stop))
+    for i = from, to do
+      if not records[slots[i]] then
+        record_of(slots[i], bytes, (i - from) * RECORD_BYTES + 1)
+      end
+    end
+    from = to + 1
+  end
+end
+
+local function read_slot(slot)
+  local record, at = records[slot], slot * RECORD_BYTES
+  return record or record_of(slot, call('GETRANGE', SLOTS, text(at), text(at + RECORD_BYTES - 1)), 1)
+end
+
 local function write_slot(record)
-  redis.call('SETRANGE', SLOTS, record.slot * RECORD_BYTES, struct.pack(RECORD, record.state,
-    record.generation, record.cell, record.position, record.attempt, record.step))
+  if not record.is_changed then
+    record.is_changed = true
+    changed[#changed + 1] = record
+  end
+end
+
+local function write_slots()
+  local from = 1
+  while from <= #changed do
+    local to, packed = from - 1, {}
+    repeat
+      to = to + 1
+      local record = changed[to]
+      packed[#packed + 1] = pack(RECORD, record.state, record.generation, record.cell,
+        record.position, record.attempt, record.step)
+    until not changed[to + 1] or changed[to + 1].slot ~= record.slot + 1
+    call('SETRANGE', SLOTS, text(changed[from].slot * RECORD_BYTES), table.concat(packed))
+    from = to + 1
+  end
+end
+
+local function cell_key(cell)
+  return format('%s%d', CELL, cell)
+end
+
+-- The directory, packed, without what is left over behind it.
+local function read_directory()
+  local entries = call('HLEN', INDEX)
+  return entries == 0 and '' or call('GETRANGE', GROUPS, '0', text(entries * GROUP_BYTES - 1))
 end
 
 -- Groups that this call looks at: arrays of the fields of GROUP, and where they are from.
 local groups = {}
 
+-- For a call that moves so many items: reads all groups in one go if they are few enough.
+local function expect_moves(items)
+  if call('HLEN', INDEX) <= 4 * items then
+    local directory = read_directory()
+    for entry = 0, #directory / GROUP_BYTES - 1 do
+      local group = {unpack_from(GROUP, directory, entry * GROUP_BYTES + 1)}
+      group.entry = entry
+      groups[group[1]] = group
+    end
+  end
+end
+
 local function group_of(cell)
-  local id = math.floor(cell / 256)
+  local id = floor(cell / 256)
   local group = groups[id]
   if not group then
-    local entry = redis.call('HGET', INDEX, id)
+    local entry = call('HGET', INDEX, text(id))
     if entry then
       local at = entry * GROUP_BYTES
-      group = {struct.unpack(GROUP, redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1))}
+      group = {unpack_from(GROUP, call('GETRANGE', GROUPS, text(at), text(at + GROUP_BYTES - 1)))}
     else
       group = {id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
     end
@@ -76,72 +150,83 @@ local function group_of(cell)
   return group
 end
 
--- Enters an item in a cell, at its end. The caller writes the record, and the groups at the end.
+-- Enters an item in a cell, at its end. For `write_back`, as all changes of items and groups.
 local function enter_cell(record, cell)
   local group, field = group_of(cell), cell % 256 + 3
   local held = group[field]
-  redis.call('SETRANGE', CELL .. cell, held * NAME_BYTES,
-    struct.pack(NAME, record.slot, record.generation))
-  group[2], group[field] = group[2] + 1, held + 1
+  call('SETRANGE', cell_key(cell), text(held * NAME_BYTES), pack(NAME, record.slot, record.generation))
+  group[2], group[field], group.is_changed = group[2] + 1, held + 1, true
   record.cell, record.position = cell, held
+  write_slot(record)
 end
 
--- Takes an item out of its cell; the cell's last item moves into its place. The caller writes the
--- groups at the end.
+local function set_position(slot, position)
+  local record = records[slot]
+  if record then
+    record.position = position
+    write_slot(record)
+  else
+    call('SETRANGE', SLOTS, text(slot * RECORD_BYTES + POSITION_AT), pack('<I4', position))
+  end
+end
+
+-- Takes an item out of its cell; the cell's last item moves into its place.
 local function leave_cell(record)
   local cell, position = record.cell, record.position
-  local group, field, key = group_of(cell), cell % 256 + 3, CELL .. cell
+  local group, field, key = group_of(cell), cell % 256 + 3, cell_key(cell)
   local left = group[field] - 1
-  group[2], group[field] = group[2] - 1, left
+  group[2], group[field], group.is_changed = group[2] - 1, left, true
   if position < left then
-    local moved = redis.call('GETRANGE', key, left * NAME_BYTES, left * NAME_BYTES + 7)
-    redis.call('SETRANGE', key, position * NAME_BYTES, moved)
-    redis.call('SETRANGE', SLOTS, struct.unpack('<I4', moved) * RECORD_BYTES + POSITION_AT,
-      struct.pack('<I4', position))
+    local last = left * NAME_BYTES
+    local moved = call('GETRANGE', key, text(last), text(last + NAME_BYTES - 1))
+    call('SETRANGE', key, text(position * NAME_BYTES), moved)
+    set_position(unpack_from('<I4', moved), position)
   elseif left == 0 then
-    redis.call('DEL', key)
+    call('DEL', key)
   end
 end
 
--- Takes a group out of the directory; the directory's last entry moves into its place.
-local function forget_group(group)
-  local last = redis.call('HLEN', INDEX) - 1
-  if group.entry < last then
-    local at = last * GROUP_BYTES
-    local moved = redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1)
-    local id = struct.unpack('<I4', moved)
-    redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, moved)
-    redis.call('HSET', INDEX, id, group.entry)
-    if groups[id] then
-      groups[id].entry = group.entry
+-- Closes gaps in a directory of so many entries with its last ones.
+local function close_gaps(vacant, entries)
+  table.sort(vacant, function(a, b) return a > b end)
+  for _, entry in ipairs(vacant) do
+    entries = entries - 1
+    if entry < entries then
+      local at = entries * GROUP_BYTES
+      local moved = call('GETRANGE', GROUPS, text(at), text(at + GROUP_BYTES - 1))
+      call('SETRANGE', GROUPS, text(entry * GROUP_BYTES), moved)
+      call('HSET', INDEX, text(unpack_from('<I4', moved)), text(entry))
     end
   end
-  redis.call('HDEL', INDEX, group[1])
 end
 
--- Writes what this call has changed.
 local function write_groups()
+  local entries, vacant = call('HLEN', INDEX), {}
   for id, group in pairs(groups) do
-    if group[2] > 0 then
-      if not group.entry then
-        group.entry = redis.call('HLEN', INDEX)
-        redis.call('HSET', INDEX, id, group.entry)
-      end
-      redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, struct.pack(GROUP, unpack(group, 1, 18)))
-    end
-  end
-  for _, group in pairs(groups) do
     if group[2] == 0 and group.entry then
-      forget_group(group)
+      call('HDEL', INDEX, text(id))
+      vacant[#vacant + 1] = group.entry
     end
   end
-  groups = {}
+  for id, group in pairs(groups) do
+    if group.is_changed and group[2] > 0 then
+      if not group.entry then
+        group.entry = table.remove(vacant)
+        if not group.entry then
+          group.entry, entries = entries, entries + 1
+        end
+        call('HSET', INDEX, text(id), text(group.entry))
+      end
+      call('SETRANGE', GROUPS, text(group.entry * GROUP_BYTES), pack(GROUP, unpack(group, 1, 18)))
+    end
+  end
+  close_gaps(vacant, entries)
 end
 
--- The directory, packed, without what is left over behind it.
-local function read_directory()
-  local entries = redis.call('HLEN', INDEX)
-  return entries == 0 and '' or redis.call('GETRANGE', GROUPS, 0, entries * GROUP_BYTES - 1)
+-- Writes the slots and groups that this call has changed, once.
+local function write_back()
+  write_slots()
+  write_groups()
 end
 
 -- Takes a training sample out for good. Slots that no ring comes back to are kept in a stack.

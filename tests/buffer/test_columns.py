@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,16 +139,23 @@ def test_hostile_payloads_with_right_checksums_are_read_like_each_on_its_own(
         assert columns.images[place].tobytes() == alone.image.tobytes()
 
 
-def test_pieces_are_put_together_in_the_order_asked_for() -> None:
+def test_pieces_are_put_where_they_belong() -> None:
     samples = [sample(i, **FORMS[i % 3]) for i in range(6)]
     groups = read(seal(prepare(samples), names(6)))
     assert len(groups) == 2  # by length; names of producers do not matter
-    order = np.array([5, 0, 3, 3, 1])
-    whole = combine(groups, order)
+    whole = combine(groups, 6)
     assert whole is not None
-    assert whole.images[:, 0, 0, 0].tolist() == order.tolist()
-    assert whole.targets["logits"][:, 0].tolist() == order.tolist()
-    assert combine([], order) is None
+    assert whole.images[:, 0, 0, 0].tolist() == list(range(6))
+    assert whole.targets["logits"][:, 0].tolist() == list(range(6))
+    assert combine([], 6) is None
+
+
+def test_arrays_that_were_read_can_be_torch_tensors_and_be_changed() -> None:
+    ((_, columns),) = read(seal(prepare([sample(i) for i in range(3)]), names(3)))
+    images, logits = map(torch.from_numpy, (columns.images, columns.targets["logits"]))
+    images += 1
+    logits += 1
+    assert columns.images[:, 0, 0, 0].tolist() == logits[:, 0].tolist() == [1, 2, 3]
 
 
 def test_a_batch_keeps_the_targets_that_all_its_pieces_have() -> None:
