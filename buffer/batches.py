@@ -210,6 +210,8 @@ def probe_batch(found: Sequence[tuple[Columns | None, Draws]], params_version: V
 
 def concatenate(rounds: Sequence[Draws]) -> Draws:
     """Rounds of one draw as one; each sample keeps the distribution it was drawn under."""
+    if len(rounds) == 1:
+        return rounds[0]
     lengths = [len(draws.identities) for draws in rounds]
     means = [draws.weight_mean for draws in rounds]
     return Draws(

@@ -226,7 +226,9 @@ def _layout(form: bytes) -> Layout:
     length, channels, height, width, producer, method, targets = FORM.unpack_from(form)
     descriptions = [reader.target() for _ in range(targets)]
     if not reader.offset == length == len(form):
-        raise SchemaError(f"a form of {length} bytes that describes {reader.offset}: cannot be read")
+        raise SchemaError(
+            f"a form of {length} bytes that describes {reader.offset}: cannot be read"
+        )
     image = _place(HEADER.itemsize + length, "|u1", (channels, height, width))
     places, stop = {}, image.stop
     for name, code, shape in descriptions:

@@ -183,6 +183,15 @@ def joined(pieces: Sequence[Columns]) -> Columns:
     return whole
 
 
+def same_names(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_]:
+    """``[n]``: where two arrays of identities are equal; compared as bytes, which is faster."""
+    name = f"V{IDENTITY_DTYPE.itemsize}"
+    same: NDArray[np.bool_] = np.ascontiguousarray(some).view(name) == np.ascontiguousarray(
+        others
+    ).view(name)
+    return same
+
+
 @lru_cache(maxsize=256)
 def _described(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> str:
     return f"{dtype} {list(shape)}"

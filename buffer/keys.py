@@ -6,7 +6,8 @@ keeps all of them on one node, and one ACL pattern (``~{ssdkd:<run>:<shard>}:*``
 ==================  ======  ========================================================================
 meta                hash    ``protocol incarnation created`` and the limits of ``buffer.config``
 params              hash    the sampling parameters in force, one field each; absent is ''
-counters            hash    sizes, heads, totals, the limiter's ``balance``, ``warm`` (0 or 1)
+counters            hash    sizes, heads, totals, the limiter's ``balance``, ``warm`` (0 or 1),
+                            ``changes`` of what is drawn from
 slots               string  24 bytes a slot, six little-endian uint32: state (0 empty, 1 reserved,
                             2 committed), generation, cell, position in the cell, attempt and step
                             of the newest priority update

@@ -11,7 +11,7 @@ from typing import Self
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable, ConfigError
 from buffer.keys import Keys
-from buffer.scripts import source
+from buffer.sources import source
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from buffer.cache import PayloadCache
-from buffer.columns import Columns, Sheet, combine, read, seal
+from buffer.columns import Columns, Sheet, combine, read, same_names, seal
 from buffer.connection import MOST_KEYS, Connection
 from buffer.errors import ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
-from buffer.sample import IDENTITY_DTYPE
 
 
 class Payloads:
@@ -107,7 +106,7 @@ class Payloads:
         schema = self._schema_of(int(names["incarnation"][0]))
         found = []
         for rows, samples in read(payloads):
-            right = _same(samples.headers["identity"], names.take(rows))
+            right = same_names(samples.headers["identity"], names.take(rows))
             fits = all(schema.get(key, form) == form for key, form in samples.schema().items())
             if fits and right.all():
                 found.append((rows, samples))
@@ -122,9 +121,3 @@ class Payloads:
             schema = self._connection.fields(self._keys.schema)
             self._schema = incarnation, schema
         return schema
-
-
-def _same(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.bool_]:
-    """``[n]``: which identities are equal; as bytes, which is faster than by fields."""
-    name = f"V{IDENTITY_DTYPE.itemsize}"
-    return np.ascontiguousarray(some).view(name) == np.ascontiguousarray(others).view(name)

@@ -136,12 +136,5 @@ for i = 1, draws do
   reply[2 * i + 1] = pack('<d', chance * scale)
 end
 
-if purpose == 'redraw' then
-  count('redraws', draws)
-elseif purpose == 'draw' then
-  count('sampled', draws)
-  if number(PARAMS, 'samples_per_insert') then
-    change_balance(-draws)
-  end
-end
+count_draws(draws, purpose)
 return table.concat(reply)
