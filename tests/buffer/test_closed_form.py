@@ -1,10 +1,10 @@
-"""A million draws against closed form: in memory, on a server, and over several shards of one.
+"""A million draws against closed form: by the client, by a server, over several shards of one.
 
 The expected distribution is worked out here once more, from the definition and not from
 ``buffer.priorities``: over quantised priorities, for those are what is drawn by.
 
 Seeds are fixed, so that a test passes always or never. Of correct draws under other seeds each
-chi-square test would fail with a chance of 1e-4: one of the twenty here in 500 choices of seeds.
+chi-square test would fail with a chance of 1e-4: one of the 25 here in 400 choices of seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -104,37 +105,39 @@ def p_value(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> float:
     return float(stats.chisquare(observed[kept], wanted[kept]).pvalue)
 
 
-@pytest.fixture(params=[0, 1, 2, 4], ids=["memory", "redis", "two-shards", "four-shards"])
-def shards(request: pytest.FixtureRequest) -> int:
-    """How many servers there are; 0 is the buffer in memory."""
-    count: int = request.param
-    return count
+PLACES = {"memory": 1, "redis": 1, "scripted": 1, "two shards": 2, "four shards": 4}
+"""Who draws: the buffer in memory, the client, the server, several servers; and of how many."""
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def make_divided(request: pytest.FixtureRequest, shards: int) -> Make:
-    """Makes a buffer of so many shards."""
-    make: Make = request.getfixturevalue(
-        {0: "make_memory", 1: "make_redis"}.get(shards, "make_sharded")
-    )
-    return make if shards < 2 else lambda params, **table: make(params, shards=shards, **table)
+def make_there(request: pytest.FixtureRequest, place: str) -> Make:
+    """Makes a buffer whose draws are made there."""
+    if PLACES[place] == 1:
+        make: Make = request.getfixturevalue(f"make_{place}")
+        return make
+    return partial(request.getfixturevalue("make_sharded"), shards=PLACES[place])
 
 
-def fill(replay: Replay, samples: list[Sample], shards: int) -> None:
+def fill(replay: Replay, samples: list[Sample], shards: int = 1) -> None:
     """As many samples into each shard, one after the other."""
-    for sequence, part in enumerate(np.array_split(np.arange(len(samples)), max(1, shards))):
+    for sequence, part in enumerate(np.array_split(np.arange(len(samples)), shards)):
         replay.insert([samples[i] for i in part], producer="a", sequence=sequence)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_million_draws_follow_the_closed_form(
-    make_divided: Make, make_samples: Samples, shards: int, case: str
+    make_there: Make, make_samples: Samples, place: str, case: str
 ) -> None:
     """And every draw says its probability; and a mass that is 5 % off would have been noticed."""
     params, samples = SamplingParams(**CASES[case], importance_exponent=0.4), skewed(make_samples)
-    replay = make_divided(params, capacity=CAPACITY)
+    replay, shards = make_there(params, capacity=CAPACITY), PLACES[place]
     fill(replay, samples, shards)
-    expected = closed_form(samples, params, shards=max(1, shards))
+    expected = closed_form(samples, params, shards=shards)
     weights = (CAPACITY * expected) ** -0.4
     counts = np.zeros(CAPACITY, dtype=np.int64)
     for seed in range(DRAWS // BATCH):
@@ -144,13 +147,13 @@ def test_a_million_draws_follow_the_closed_form(
         assert np.allclose(batch.probabilities, expected[drawn], rtol=1e-9, atol=0)
         assert np.allclose(batch.weights, weights[drawn], rtol=1e-9, atol=0)
         # Of several shards it is estimated: each one's mean, in the proportion of the draws made.
-        tolerance = 1e-9 if shards < 2 else 0.02
+        tolerance = 1e-9 if shards == 1 else 0.02
         assert math.isclose(batch.weight_mean, expected @ weights, rel_tol=tolerance)
         assert batch.population == CAPACITY
     assert counts.sum() == DRAWS
     assert p_value(counts, expected) > LEAST_P_VALUE
     for fault in (1.05, 0.95):
-        wrong = closed_form(samples, params, shards=max(1, shards), faults={FREQUENT: fault})
+        wrong = closed_form(samples, params, shards=shards, faults={FREQUENT: fault})
         assert p_value(counts, wrong) < LEAST_P_VALUE
 
 
@@ -161,7 +164,7 @@ def test_draws_are_made_as_they_say_although_the_shard_has_changed(
     """Since it told its masses: others came, of old labels and of one that nobody knew then."""
     params = SamplingParams(label_balance=0.7, uniform_share=uniform_share)
     replay, samples = make_redis(params, capacity=CAPACITY), skewed(make_samples)
-    fill(replay, samples, 1)
+    fill(replay, samples)
     _, (common,) = common_of([replay.drawing.masses()])
     later = make_samples(40, label=[0] * 20 + [77] * 20, priority=3.0)
     replay.insert(later, producer="b", sequence=1)
