@@ -16,22 +16,17 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from buffer.codec import (
-    CRC,
+from buffer.errors import SchemaError
+from buffer.layout import (
     HEADER,
     INTACT,
     MAGIC,
     SPLITS,
     Layout,
     Place,
-    form_of,
-    headers_of,
     layout_of,
-    names_of,
-    stored_as,
 )
-from buffer.errors import SchemaError
-from buffer.sample import IDENTITY_DTYPE, SCHEMA_VERSION, Sample
+from buffer.sample import IDENTITY_DTYPE, SCHEMA_VERSION
 
 
 class Columns(NamedTuple):
@@ -80,45 +75,6 @@ class Columns(NamedTuple):
         self.images[rows] = other.images
         for name, values in self.targets.items():
             values[rows] = other.targets[name]
-
-
-class Sheet(NamedTuple):
-    """Samples of one layout as bytes, without their names and checksums."""
-
-    rows: NDArray[np.intp]
-    """``[m]``: which of the samples these are."""
-    payloads: NDArray[np.uint8]
-    """``[m, L]``."""
-
-
-def prepare(samples: Sequence[Sample]) -> list[Sheet]:
-    """All of the samples' bytes but their names, which are only known once slots are reserved.
-
-    Raises:
-        SchemaError: a sample does not fit the schema: see :func:`buffer.codec.encode`.
-    """
-    by_form: dict[tuple[object, ...], list[int]] = {}
-    for row, sample in enumerate(samples):
-        by_form.setdefault(_form(sample), []).append(row)
-    return [_sheet(np.array(rows), [samples[row] for row in rows]) for rows in by_form.values()]
-
-
-def seal(sheets: Sequence[Sheet], names: NDArray[np.void]) -> list[bytes]:
-    """The payloads ``[n]`` of prepared samples under their names.
-
-    Args:
-        sheets: of :func:`prepare`.
-        names: ``[n]`` of :data:`~buffer.sample.IDENTITY_DTYPE`.
-    """
-    sealed = [b""] * len(names)
-    for sheet in sheets:
-        # The header ends with the identity.
-        start = HEADER.itemsize - IDENTITY_DTYPE.itemsize
-        sheet.payloads[:, start : HEADER.itemsize] = _as_bytes(names[sheet.rows])
-        for row, payload in zip(sheet.rows.tolist(), sheet.payloads, strict=True):
-            content = payload.tobytes()
-            sealed[row] = content + CRC.pack(crc32(content))
-    return sealed
 
 
 def read(payloads: Sequence[bytes | None]) -> list[tuple[NDArray[np.intp], Columns]]:
@@ -195,40 +151,6 @@ def same_names(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.b
 @lru_cache(maxsize=256)
 def _described(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> str:
     return f"{dtype} {list(shape)}"
-
-
-def _sheet(rows: NDArray[np.intp], samples: Sequence[Sample]) -> Sheet:
-    first = samples[0]
-    parts = [headers_of(samples), _repeated(form_of(first), len(samples))]
-    parts.append(np.stack([sample.image for sample in samples]))
-    for name, values in first.targets.items():
-        stacked = np.stack([sample.targets[name] for sample in samples])
-        parts.append(stacked.astype(stored_as(name, values), copy=False))
-    parts.append(_repeated(b"".join(names_of(first)), len(samples)))
-    payloads = np.empty((len(samples), sum(part[0].nbytes for part in parts)), dtype=np.uint8)
-    start = 0
-    for part in parts:
-        stop = start + part[0].nbytes
-        payloads[:, start:stop] = _as_bytes(part)
-        start = stop
-    return Sheet(rows, payloads)
-
-
-def _as_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """``[n, ...]`` as ``[n, bytes]``."""
-    rows = np.ascontiguousarray(values).reshape(len(values), -1)
-    return rows.view(np.uint8) if rows.size else np.zeros((len(values), 0), dtype=np.uint8)
-
-
-def _form(sample: Sample) -> tuple[object, ...]:
-    """Equal for samples that have one form."""
-    targets = [(name, values.dtype, values.shape) for name, values in sample.targets.items()]
-    return (sample.producer, sample.method, sample.image.dtype, sample.image.shape, *targets)
-
-
-def _repeated(data: bytes, n: int) -> NDArray[np.uint8]:
-    """``[n, bytes]``."""
-    return np.broadcast_to(np.frombuffer(data, dtype=np.uint8), (n, len(data)))
 
 
 def _parsed(data: NDArray[np.uint8], layout: Layout) -> tuple[NDArray[np.bool_], Columns]:

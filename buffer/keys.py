@@ -20,7 +20,7 @@ cell:<cell>         string  uint32 pairs slot, generation of the items in the ce
 free                string  uint32 slots that are empty and behind the head, a stack of as many as
                             the counter ``free`` says; not used where the oldest are evicted
 queue               list    uint32 pairs slot, generation, oldest first; only for ``fifo``
-x:<slot>            string  payload, see ``buffer.codec``; may be older or newer than the slot says
+x:<slot>            string  payload, see ``buffer.layout``; may be older or newer than the slot says
 seen                hash    producer -> its newest insert: uint32 epoch, sequence, committed (0 or
                             1), inserted, then until committed uint32 pairs slot, generation
 epochs              hash    producer -> epoch of the newest process that inserts under this name

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from buffer.cache import PayloadCache
-from buffer.columns import Columns, Sheet, combine, read, same_names, seal
+from buffer.codec import Prepared, seal
+from buffer.columns import Columns, combine, read, same_names
 from buffer.connection import MOST_KEYS, Connection
 from buffer.errors import ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
@@ -32,9 +33,9 @@ class Payloads:
         self._expected_bytes = 1
         self._schema: tuple[int, dict[str, str]] = (-1, {})
 
-    def store(self, sheets: Sequence[Sheet], names: NDArray[np.void]) -> None:
+    def store(self, prepared: Prepared, names: NDArray[np.void]) -> None:
         """Writes prepared samples under the identities ``[n]`` they got."""
-        payloads = seal(sheets, names)
+        payloads = seal(prepared, names)
         keys = self._keys.payloads(names["slot"].tolist())
         self._connection.store(dict(zip(keys, payloads, strict=True)))
 

@@ -1,6 +1,6 @@
 """What the replay buffer costs, beside what bare Redis commands cost in the same run.
 
-``python tests/benchmarks/replay.py [--quick]`` prints Markdown. Loopback TCP, one client, batches
+``python -m tests.benchmarks.replay [--quick]`` prints Markdown. Loopback TCP, one client, batches
 of 256 samples of 3x32x32 with 10 logits unless said; medians. What is compared alternates, so that
 the machine's moods fall on both.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import redis
 
 from buffer.batches import identity_array
-from buffer.columns import prepare, seal
+from buffer.codec import prepare, seal
 from buffer.config import BufferTable
 from buffer.params import SamplingParams
 from buffer.replay import ReplayBuffer

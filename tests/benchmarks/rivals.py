@@ -1,6 +1,6 @@
 """The replay buffer beside Reverb and torchrl: the same work by turns, in one run.
 
-``python tests/benchmarks/rivals.py --reverb-python PATH --torchrl-python PATH [--quick]`` prints
+``python -m tests.benchmarks.rivals --reverb-python PATH --torchrl-python PATH [--quick]`` prints
 Markdown. The paths are interpreters of environments apart from the project's:
 
     python3.11 -m venv reverb && reverb/bin/pip install "dm-reverb[tensorflow]==0.14.0"

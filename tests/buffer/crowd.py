@@ -26,7 +26,7 @@ from redis.retry import Retry
 from buffer import connection
 from buffer.answers import Insert, Refused, Reserved
 from buffer.batches import identity_array, schema_of
-from buffer.columns import prepare
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.priorities import level_of

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from buffer.codec import FORM, HEADER, decode, encode
+from buffer.codec import decode, encode
 from buffer.errors import SchemaError
+from buffer.layout import FORM, HEADER
 from buffer.sample import Identity, Sample
 from buffer.version import Version
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffer.codec import decode, encode
-from buffer.columns import Columns, combine, joined, prepare, read, seal
+from buffer.codec import decode, encode, prepare, seal
+from buffer.columns import Columns, combine, joined, read
 from buffer.errors import SchemaError
 from buffer.sample import IDENTITY_DTYPE, Identity, Sample
 from buffer.version import Version
