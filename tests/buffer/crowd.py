@@ -93,7 +93,7 @@ class Producer:
         """The same, taking its time in between; some commits once more."""
         scripts, payloads = self._replay._scripts, self._replay._payloads
         name = Insert(self._name, self._replay._epoch(self._name), sequence)
-        answer = scripts.reserve(name, len(made), 0, schema_of(made))
+        answer = scripts.reserve(name, len(made), 0, schema_of(prepare(made)))
         if isinstance(answer, Refused):
             raise RateLimited(answer.reason, answer.retry_after_seconds)
         if not isinstance(answer, Reserved):

@@ -179,7 +179,7 @@ def outlive(server: TcpServer, folder: Path, restart: str, eviction: str, second
     table = {
         **{"capacity": 200, "probe_capacity": 0, "min_size_to_sample": 20},
         **{"eviction": eviction, "lease_seconds": 1.0},
-        **{"samples_per_insert": 5.0, "error_buffer": 1000.0},
+        **{"samples_per_insert": 5.0, "error_buffer": 300.0},
     }
     replay = ReplayBuffer(BufferTable(**table), url=server.url, run=RUN, seed=0)
     crowd = Crowd(server.url, table, folder)
