@@ -106,13 +106,16 @@ class Crowd:
         """What has happened."""
         return sum((last_told(said) for _, said in self.processes.values()), Counter(self.events))
 
-    def end(self) -> None:
-        """Ends all, whatever has become of one of them."""
+    def end(self) -> list[str]:
+        """Ends all; what those said that had ended in another way."""
+        failures = []
         for process, said in self.processes.values():
             process.kill()
-            process.wait()
+            if process.wait() != -signal.SIGKILL:
+                failures.append(said.read_text()[-4000:])
             self.events += last_told(said)
         self.processes.clear()
+        return failures
 
 
 def last_told(said: Path) -> Counter[str]:
@@ -186,7 +189,8 @@ def outlive(server: TcpServer, folder: Path, restart: str, eviction: str, second
     try:
         torment(server, crowd, replay, seconds=seconds, saved=restart == "with its snapshot")
     finally:
-        crowd.end()
+        failures = crowd.end()
+    assert failures == []
     events = crowd.so_far() + counted(replay)
     print(json.dumps(events, sort_keys=True))
     assert EVENTS - set(events) == set()
