@@ -54,6 +54,4 @@ What is not promised:
   limiter, which then errs by one batch.
 * Inserts known for ever. One that is repeated after its shard went away goes to another shard, and
   is there twice if the first comes back with its data.
-* Identities across a Redis snapshot. A server that is started again from one older than its last
-  insert may give a name a second time.
 """

@@ -63,14 +63,6 @@ class TcpServer:
         with redis.Redis.from_url(self.url) as client:
             client.save()
 
-    def end(self) -> None:
-        """Saves what the next start loads and ends, without an answer to anybody in between."""
-        with redis.Redis.from_url(self.url) as client:
-            client.shutdown(save=True)
-        assert self._process is not None
-        self._process.wait()
-        self._process = None
-
     def freeze(self, seconds: float) -> None:
         """Answers nobody for so long."""
         assert self._process is not None
