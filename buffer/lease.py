@@ -48,8 +48,8 @@ class RunLease:
                 stack.callback(name.give_up)
                 try:
                     self._take(name)
-                except BufferUnavailable as failure:
-                    failures.append(failure)
+                except BufferUnavailable as error:
+                    failures.append(error)
             if len(failures) == len(self._names):
                 raise failures[0]
             self._open = stack.pop_all()

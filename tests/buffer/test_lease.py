@@ -14,7 +14,7 @@ from buffer import lease
 from buffer.errors import BufferUnavailable, ConfigError
 from buffer.lease import RunLease
 from buffer.server import RedisServer
-from tests.buffer.servers import TcpServer
+from tests.buffer.servers import TcpServer, until
 
 
 def test_a_live_run_keeps_its_name(server: RedisServer, run: str) -> None:
@@ -119,11 +119,3 @@ def test_who_does_not_get_the_name_everywhere_keeps_it_nowhere(
             RunLease(f"{two[0].url},{two[1].url}", run).__enter__()
         with redis.Redis.from_url(two[0].url) as client:
             assert not client.exists(keys("owner"))
-
-
-def until(check: Callable[[], bool]) -> None:
-    for _ in range(250):
-        if check():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it does not come true")
