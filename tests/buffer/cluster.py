@@ -23,6 +23,8 @@ class Cluster:
 
     def __init__(self, folder: Path, *options: str, binary: str | None = None) -> None:
         mode = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+        # A node that gave its last slot away stays what it is, instead of becoming a replica.
+        mode += ("--cluster-allow-replica-migration", "no")
         names = [folder / str(number) for number in range(OWNERS + 1)]
         self.nodes = [TcpServer(name, *mode, *options, binary=binary) for name in names]
         self.clients = [redis.Redis.from_url(node.url) for node in self.nodes]
