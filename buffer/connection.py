@@ -42,7 +42,7 @@ _SCHEME = re.compile(r"\w+")
 _PLACE = re.compile(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?|/.*")
 _PASSING = (
     *(OutOfMemoryError, redis.ReadOnlyError, NoPermissionError),
-    *(AskError, TryAgainError, ClusterDownError),
+    *(AskError, TryAgainError, ClusterDownError, NoScriptError),
 )
 _PASSING_REPLY = re.compile(
     r"\b(OOM|LOADING|READONLY|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOPERM)\b"
@@ -105,7 +105,8 @@ class Connection:
             try:
                 return self._client.evalsha(sha, len(keys), *keys, *arguments)
             except NoScriptError:
-                # Not to all nodes of a cluster, as redis-py does: others may be away.
+                # Not to all nodes of a cluster, as redis-py does: others may be away. It is lost
+                # again if the server is restarted, or the slot moves, before the next line.
                 self._server_of(keys[0]).script_load(source)
                 return self._client.evalsha(sha, len(keys), *keys, *arguments)
 
