@@ -34,7 +34,8 @@ docs: $(DEV) ## write docs/configuration.md from the code
 	$(BIN)/python docs/configuration.py > docs/configuration.md
 
 bench: $(DEV) ## measure; figures depend on the machine
-	set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
+	  $(BIN)/python -m "tests.benchmarks.$$(basename "$$file" .py)"; done
 
 soak: $(DEV) ## run the long tests; SOAK_SECONDS says how long each
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/pytest -m slow $(PYTEST_ARGS)

@@ -80,6 +80,19 @@ class Masses(NamedTuple):
     """Of :data:`LABEL`: the mass of each label's items."""
 
 
+class Slots(NamedTuple):
+    """What a client needs to draw for itself."""
+
+    incarnation: int
+    changes: int
+    """Of the samples and their levels, ever."""
+    newest: int
+    """Number of the newest cohort."""
+    params: dict[str, str]
+    records: NDArray[np.void] | None
+    """``[capacity]`` of :data:`RECORD`; ``None`` if they have not changed."""
+
+
 class Dumped(NamedTuple):
     """Everything that a snapshot needs but the payloads."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.codec import Prepared
 from buffer.columns import Columns, joined
 from buffer.priorities import level_of
 from buffer.sample import IDENTITY_DTYPE, Batch, Sample
@@ -63,21 +64,16 @@ def check_samples(samples: Sequence[Sample], capacity: int, probe_capacity: int)
     priority_levels([sample.disagreement for sample in samples], len(samples), "disagreement")
 
 
-def schema_of(samples: Sequence[Sample]) -> dict[str, str]:
+def schema_of(prepared: Prepared) -> dict[str, str]:
     """Dtype and shape of the image and of each named target.
 
     Raises:
         ValueError: two samples differ: they could not be drawn into one batch.
     """
-    forms = {
-        (name, values.dtype, values.shape)
-        for sample in samples
-        for name, values in (("image", sample.image), *sample.targets.items())
-    }
     schema: dict[str, str] = {}
-    for name, dtype, shape in sorted(forms, key=str):
-        found = f"{dtype} {list(shape)}"
-        check_schema(name, found, schema.setdefault(name, found))
+    for layout in prepared.layouts:
+        for name, found in layout.schema().items():
+            check_schema(name, found, schema.setdefault(name, found))
     return schema
 
 
@@ -210,6 +206,8 @@ def probe_batch(found: Sequence[tuple[Columns | None, Draws]], params_version: V
 
 def concatenate(rounds: Sequence[Draws]) -> Draws:
     """Rounds of one draw as one; each sample keeps the distribution it was drawn under."""
+    if len(rounds) == 1:
+        return rounds[0]
     lengths = [len(draws.identities) for draws in rounds]
     means = [draws.weight_mean for draws in rounds]
     return Draws(

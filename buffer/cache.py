@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from buffer.columns import Columns
+from buffer.columns import Columns, same_names
 
 
 class PayloadCache:
@@ -30,7 +30,7 @@ class PayloadCache:
             nothing = np.zeros(len(names), dtype=bool)
             return nothing.astype(np.intp), nothing
         rows = self._rows(names)
-        found: NDArray[np.bool_] = self._columns.headers["identity"][rows] == names
+        found = same_names(self._columns.headers.take(rows)["identity"], names)
         hits = int(np.count_nonzero(found))
         self.hits += hits
         self.misses += len(names) - hits

@@ -1,163 +1,149 @@
-"""Samples as bytes: a fixed header, then raw little-endian arrays. Nothing is ever pickled.
-
-::
-
-    header                       :data:`HEADER`: magic, schema version, scalars, lengths, identity
-    producer, method             UTF-8
-    per target                   lengths and dtype, name, dimensions
-    image                        C*H*W bytes
-    per target                   raw values
-    crc                          CRC32 of everything else
-
-Why strict: a reader takes these bytes from a server that others write to. Every length is checked
-against what is there, and whatever is left over or missing is an error.
-
-``buffer.columns`` reads and writes many payloads at once.
-"""
+"""Samples to bytes and back, as ``buffer.layout`` says."""
 
 from __future__ import annotations
 
 import math
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from buffer.errors import SchemaError
-from buffer.sample import IDENTITY_DTYPE, SCHEMA_VERSION, Identity, Sample, Split
+from buffer.layout import (
+    CRC,
+    DTYPES,
+    FORM,
+    HEADER,
+    MAGIC,
+    SPLITS,
+    TARGET,
+    Layout,
+    Place,
+    layout_of,
+    layout_of_form,
+    text_of,
+)
+from buffer.sample import IDENTITY_DTYPE, SCHEMA_VERSION, Identity, Sample
 from buffer.version import Version
 
-MAGIC = b"SSDK"
-HEADER = np.dtype(
-    [
-        *(("magic", "S4"), ("schema", "<u2"), ("split", "u1"), ("targets", "u1")),
-        *(("predicted_class", "<i4"), ("target_label", "<i4")),
-        *(("confidence", "<f8"), ("disagreement", "<f8")),
-        *(("member", "<u4"), ("attempt", "<u4"), ("step", "<u4")),
-        *(("channels", "<u4"), ("height", "<u4"), ("width", "<u4")),
-        *(("producer", "<u2"), ("method", "<u2"), ("identity", IDENTITY_DTYPE)),
-    ]
-)
-"""The fixed part; ``producer``, ``method`` and ``targets`` are lengths."""
-SPLITS: tuple[Split, ...] = ("train", "probe")
-CRC = struct.Struct("<I")
-INTACT = 0x2144DF1C
-"""CRC32 of anything followed by its own CRC32."""
-_TARGET = struct.Struct("<B3sB")
-_DTYPES = frozenset(
-    ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
-)
+
+class Prepared(NamedTuple):
+    """n samples as bytes but for their names, which are only known once slots are reserved."""
+
+    headers: NDArray[np.void]
+    """``[n]`` of :data:`HEADER`."""
+    bodies: list[bytes]
+    """What follows the header, without the checksum."""
+    layouts: list[Layout]
+    """Of the forms among them."""
 
 
-class Place(NamedTuple):
-    """Where an array is in a payload."""
+def prepare(samples: Sequence[Sample]) -> Prepared:
+    """All of the samples' bytes but their names.
 
-    start: int
-    stop: int
-    dtype: str
-    shape: tuple[int, ...]
+    Raises:
+        SchemaError: a number is too large for its field; an image that is not uint8 ``[C, H, W]``;
+            a target of a foreign dtype; names or targets too long, or too many, for their fields.
+    """
+    headers = _headers(samples)
+    forms: dict[tuple[object, ...], tuple[bytes, bytes, list[tuple[str, str]]]] = {}
+    bodies = []
+    for sample in samples:
+        targets = [(name, values.dtype, values.shape) for name, values in sample.targets.items()]
+        key = (sample.producer, sample.method, sample.image.dtype, sample.image.shape, *targets)
+        if key not in forms:
+            codes = [(name, _stored_as(name, values)) for name, values in sample.targets.items()]
+            forms[key] = _form(sample), b"".join(_names(sample)), codes
+        form, names, codes = forms[key]
+        arrays = [sample.targets[name].astype(code, copy=False).tobytes() for name, code in codes]
+        bodies.append(b"".join((form, sample.image.tobytes(), *arrays, names)))
+    return Prepared(headers, bodies, [layout_of_form(form) for form, _, _ in forms.values()])
 
 
-class Layout(NamedTuple):
-    """What is where in a payload."""
+def seal(prepared: Prepared, names: NDArray[np.void]) -> list[bytes]:
+    """The payloads ``[n]`` of prepared samples under their names.
 
-    names: int
-    """Where the description of the targets begins: behind producer and method."""
-    image: Place
-    targets: dict[str, Place]
-    length: int
+    Args:
+        prepared: the samples.
+        names: ``[n]`` of :data:`~buffer.sample.IDENTITY_DTYPE`.
+    """
+    prepared.headers["identity"] = names
+    heads, size = prepared.headers.tobytes(), HEADER.itemsize
+    sealed = []
+    for row, body in enumerate(prepared.bodies):
+        head = heads[row * size : (row + 1) * size]
+        sealed.append(b"".join((head, body, CRC.pack(crc32(body, crc32(head))))))
+    return sealed
 
 
 def encode(sample: Sample, identity: Identity) -> bytes:
     """The bytes of a sample under its name.
 
     Raises:
-        SchemaError: the sample does not fit the schema: see :func:`headers_of`,
-            :func:`description`.
+        SchemaError: the sample does not fit the schema: see :func:`prepare`.
     """
-    headers = headers_of([sample])
-    headers["identity"] = identity
-    arrays = [(array, stored_as(name, array)) for name, array in sample.targets.items()]
-    content = b"".join(
-        (
-            *(headers.tobytes(), description(sample), sample.image.tobytes()),
-            *(array.astype(code, copy=False).tobytes() for array, code in arrays),
-        )
-    )
-    return content + CRC.pack(zlib.crc32(content))
+    return seal(prepare([sample]), np.array([identity], dtype=IDENTITY_DTYPE))[0]
 
 
 def rename(payload: bytes, identity: NDArray[np.void]) -> bytes:
     """An intact payload under another name, one of :data:`~buffer.sample.IDENTITY_DTYPE`."""
     start = HEADER.itemsize - IDENTITY_DTYPE.itemsize
     content = payload[:start] + identity.tobytes() + payload[HEADER.itemsize : -CRC.size]
-    return content + CRC.pack(zlib.crc32(content))
+    return content + CRC.pack(crc32(content))
 
 
-def headers_of(samples: Sequence[Sample]) -> NDArray[np.void]:
-    """``[n]`` of :data:`HEADER`, without identities, of samples with one form (see :func:`form`).
-
-    Raises:
-        SchemaError: images that are not uint8 ``[C, H, W]``; a number too large for its field.
-    """
-    first = samples[0]
-    if first.image.dtype != np.uint8 or first.image.ndim != 3:
-        raise SchemaError(
-            f"image ({first.image.dtype} {list(first.image.shape)}) is not uint8 [C, H, W]: "
-            "it cannot be stored"
-        )
+def _headers(samples: Sequence[Sample]) -> NDArray[np.void]:
     headers = np.zeros(len(samples), dtype=HEADER)
-    headers["magic"], headers["schema"], headers["targets"] = MAGIC, SCHEMA_VERSION, 0
+    headers["magic"], headers["schema"] = MAGIC, SCHEMA_VERSION
     try:
-        headers["targets"] = len(first.targets)
-        headers["producer"], headers["method"] = map(len, _names(first))
-        headers["channels"], headers["height"], headers["width"] = first.image.shape
         headers["split"] = [SPLITS.index(sample.split) for sample in samples]
         headers["attempt"] = [sample.born.attempt for sample in samples]
         headers["step"] = [sample.born.step for sample in samples]
         for name in ("predicted_class", "target_label", "confidence", "disagreement", "member"):
             headers[name] = [getattr(sample, name) for sample in samples]
     except OverflowError as error:
-        raise SchemaError(
-            f"a number or name of the sample does not fit its field: {error}"
-        ) from error
+        raise SchemaError(f"a number of the sample does not fit its field: {error}") from error
     return headers
 
 
-def form(sample: Sample) -> tuple[object, ...]:
-    """What the layout of a sample's bytes depends on: equal for samples that have one layout."""
-    targets = [(name, values.dtype, values.shape) for name, values in sample.targets.items()]
-    return (sample.producer, sample.method, sample.image.dtype, sample.image.shape, *targets)
-
-
-def description(sample: Sample) -> bytes:
-    """What stands between header and image.
-
-    Raises:
-        SchemaError: a target of a foreign dtype, or with a name too long for its field.
-    """
-    parts = [*_names(sample)]
+def _form(sample: Sample) -> bytes:
+    if sample.image.dtype != np.uint8 or sample.image.ndim != 3:
+        raise SchemaError(
+            f"image ({sample.image.dtype} {list(sample.image.shape)}) is not uint8 [C, H, W]: "
+            "it cannot be stored"
+        )
+    parts = []
     for name, values in sample.targets.items():
-        encoded, code = name.encode(), stored_as(name, values)
+        encoded, code = name.encode(), _stored_as(name, values)
         try:
-            parts.append(_TARGET.pack(len(encoded), code.encode(), values.ndim))
+            parts.append(TARGET.pack(len(encoded), code.encode(), values.ndim))
         except struct.error as error:
             raise SchemaError(f"target {name!r} does not fit its field: {error}") from error
         parts += [encoded, struct.pack(f"<{values.ndim}I", *values.shape)]
-    return b"".join(parts)
+    length = FORM.size + sum(map(len, parts))
+    lengths = map(len, _names(sample))
+    try:
+        head = FORM.pack(length, *sample.image.shape, *lengths, len(sample.targets))
+    except struct.error as error:
+        raise SchemaError(f"a length of the sample does not fit its field: {error}") from error
+    return head + b"".join(parts)
 
 
-def stored_as(name: str, values: NDArray[np.generic]) -> str:
-    """The dtype that a target is stored with.
+def names_of(sample: Sample) -> tuple[bytes, bytes]:
+    """Producer and method."""
+    return sample.producer.encode(), sample.method.encode()
 
-    Raises:
-        SchemaError: it is none that can be.
-    """
+
+def _names(sample: Sample) -> tuple[bytes, bytes]:
+    return sample.producer.encode(), sample.method.encode()
+
+
+def _stored_as(name: str, values: NDArray[np.generic]) -> str:
     code = values.dtype.newbyteorder("<").str
-    if code not in _DTYPES:
+    if code not in DTYPES:
         raise SchemaError(f"target {name!r} has dtype {values.dtype}: it cannot be stored")
     return code
 
@@ -170,10 +156,9 @@ def decode(data: bytes) -> tuple[Identity, Sample]:
     """
     layout = layout_of(data)
     (header,) = np.frombuffer(data, dtype=HEADER, count=1)
-    producer_stop = HEADER.itemsize + int(header["producer"])
     sample = Sample(
-        producer=_text(data[HEADER.itemsize : producer_stop]),
-        method=_text(data[producer_stop : layout.names]),
+        producer=text_of(data[layout.producer : layout.method]),
+        method=text_of(data[layout.method : -CRC.size]),
         image=_array(data, layout.image).view(np.uint8),
         targets={name: _array(data, place) for name, place in layout.targets.items()},
         predicted_class=int(header["predicted_class"]),
@@ -187,85 +172,6 @@ def decode(data: bytes) -> tuple[Identity, Sample]:
     return Identity(*header["identity"].tolist()), sample
 
 
-def layout_of(data: bytes) -> Layout:
-    """What is where in a payload, checked against its length and its checksum.
-
-    Raises:
-        SchemaError: as :func:`decode`.
-    """
-    if len(data) < HEADER.itemsize:
-        raise SchemaError(f"{len(data)} bytes where at least {HEADER.itemsize} belong: truncated")
-    (header,) = np.frombuffer(data, dtype=HEADER, count=1)
-    if header["magic"] != MAGIC:
-        raise SchemaError(f"magic ({header['magic']!r}) is not {MAGIC!r}: not a sample")
-    if header["schema"] != SCHEMA_VERSION:
-        raise SchemaError(
-            f"schema version ({header['schema']}) is not {SCHEMA_VERSION}: cannot be read"
-        )
-    if zlib.crc32(data) != INTACT:
-        raise SchemaError("CRC32 differs: the sample is damaged")
-    if header["split"] >= len(SPLITS):
-        raise SchemaError(f"split ({header['split']}) is neither 0 nor 1: cannot be read")
-    reader = _Reader(data)
-    reader.take(HEADER.itemsize + int(header["producer"]) + int(header["method"]))
-    names = reader.offset
-    forms = [reader.target() for _ in range(header["targets"])]
-    image = reader.place("|u1", tuple(header[["channels", "height", "width"]].tolist()))
-    targets = {name: reader.place(code, shape) for name, code, shape in forms}
-    reader.take(CRC.size)
-    if reader.offset != len(data):
-        raise SchemaError(f"{len(data) - reader.offset} bytes too many: cannot be read")
-    return Layout(names, image, targets, len(data))
-
-
-def _names(sample: Sample) -> tuple[bytes, bytes]:
-    return sample.producer.encode(), sample.method.encode()
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise SchemaError(f"a name is not UTF-8: {error}") from error
-
-
 def _array(data: bytes, place: Place) -> NDArray[np.generic]:
     count = math.prod(place.shape)
     return np.frombuffer(data, place.dtype, count, place.start).reshape(place.shape)
-
-
-class _Reader:
-    """Walks over bytes, never beyond their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.offset = 0
-
-    def take(self, length: int) -> int:
-        """The offset of the next ``length`` bytes, which are consumed."""
-        start, self.offset = self.offset, self.offset + length
-        if self.offset > len(self._data):
-            raise SchemaError(
-                f"{len(self._data)} bytes where at least {self.offset} belong: truncated"
-            )
-        return start
-
-    def target(self) -> tuple[str, str, tuple[int, ...]]:
-        """Name, dtype and shape of the next target."""
-        length, dtype, dimensions = _TARGET.unpack_from(self._data, self.take(_TARGET.size))
-        start = self.take(length)
-        name, code = _text(self._data[start : start + length]), dtype.decode("latin-1")
-        if code not in _DTYPES:
-            raise SchemaError(f"target {name!r} has dtype {code!r}: cannot be read")
-        layout = struct.Struct(f"<{dimensions}I")
-        return name, code, layout.unpack_from(self._data, self.take(layout.size))
-
-    def place(self, code: str, shape: tuple[int, ...]) -> Place:
-        """Where the next array is."""
-        size = math.prod(shape) * np.dtype(code).itemsize
-        start = self.take(size)
-        try:
-            np.empty(0, np.uint8).reshape((0, *shape))
-        except ValueError as error:
-            raise SchemaError(f"{len(shape)} dimensions ({shape[:4]}): {error}") from error
-        return Place(start, start + size, code, shape)

@@ -37,6 +37,8 @@ RETRIES = 3
 CHUNK_BYTES = 2 << 20
 """Of payload in one command: replies of this size move fastest, and others get their turn."""
 MOST_KEYS = 1024
+READ_BYTES = 128 << 10
+"""Read from a socket at once: fewer, larger steps through Python for payloads of any size."""
 
 _SCHEME = re.compile(r"\w+")
 _PLACE = re.compile(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?|/.*")
@@ -72,6 +74,7 @@ class Connection:
         options: dict[str, Any] = {
             "decode_responses": False,
             "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_read_size": READ_BYTES,
             "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
         }
         try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from buffer.archive import Archive, Chunk, Meta
 from buffer.batches import Draws, schema_of
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.items import Item, Items
 from buffer.limiter import Limiter
@@ -77,5 +78,5 @@ class Contents:
         wanted = archive.newest(table.capacity, table.probe_capacity)
         for chunk in archive.chunks(wanted):
             for item, payload in zip(chunk.items, chunk.payloads, strict=True):
-                self.schema.update(schema_of([self.items.put_back(item, payload)]))
+                self.schema.update(schema_of(prepare([self.items.put_back(item, payload)])))
         return int(wanted.sum())

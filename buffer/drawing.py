@@ -15,6 +15,7 @@ from buffer.errors import RateLimited
 from buffer.payloads import Payloads
 from buffer.priorities import importance_weights
 from buffer.scripts import Scripts
+from buffer.slot_table import SlotTable, pays
 from buffer.version import NEVER
 
 REDRAW_ROUNDS = 8
@@ -43,6 +44,8 @@ class Drawing:
         self._scripts = scripts
         self._payloads = payloads
         self._in_order = table.selector in ("fifo", "sequential")
+        self._table = table
+        self._slots = SlotTable(scripts, table)
         self._shard = shard
         self._lock = threading.Lock()
         self._generator = np.random.default_rng(seed)
@@ -104,8 +107,11 @@ class Drawing:
         return answer
 
     def _ask_for(self, n: int, seed: int, purpose: Purpose, common: bytes) -> Drawn:
+        answer: Drawn | Refused
         if self._in_order and purpose != "look":
             answer = self._scripts.take(n)
+        elif not common and pays(self._table, n):
+            answer = self._slots.sample(n, seed, purpose)
         else:
             answer = self._scripts.sample(n, seed, purpose, common)
         if isinstance(answer, Refused):

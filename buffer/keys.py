@@ -6,7 +6,8 @@ keeps all of them on one node, and one ACL pattern (``~{ssdkd:<run>:<shard>}:*``
 ==================  ======  ========================================================================
 meta                hash    ``protocol incarnation created`` and the limits of ``buffer.config``
 params              hash    the sampling parameters in force, one field each; absent is ''
-counters            hash    sizes, heads, totals, the limiter's ``balance``, ``warm`` (0 or 1)
+counters            hash    sizes, heads, totals, the limiter's ``balance``, ``warm`` (0 or 1),
+                            ``changes`` of what is drawn from
 slots               string  24 bytes a slot, six little-endian uint32: state (0 empty, 1 reserved,
                             2 committed), generation, cell, position in the cell, attempt and step
                             of the newest priority update
@@ -19,7 +20,7 @@ cell:<cell>         string  uint32 pairs slot, generation of the items in the ce
 free                string  uint32 slots that are empty and behind the head, a stack of as many as
                             the counter ``free`` says; not used where the oldest are evicted
 queue               list    uint32 pairs slot, generation, oldest first; only for ``fifo``
-x:<slot>            string  payload, see ``buffer.codec``; may be older or newer than the slot says
+x:<slot>            string  payload, see ``buffer.layout``; may be older or newer than the slot says
 seen                hash    producer -> its newest insert: uint32 epoch, sequence, committed (0 or
                             1), inserted, then until committed uint32 pairs slot, generation
 epochs              hash    producer -> epoch of the newest process that inserts under this name
@@ -116,4 +117,5 @@ class Keys:
 
     def payloads(self, slots: Iterable[int]) -> list[str]:
         """The payload keys of slots."""
-        return [self._key(f"x:{slot}") for slot in slots]
+        prefix = self._key("x:")
+        return [f"{prefix}{slot}" for slot in slots]

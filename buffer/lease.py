@@ -12,7 +12,7 @@ from typing import Self
 from buffer.connection import Connection, host_of
 from buffer.errors import BufferUnavailable, ConfigError, SsdkdError
 from buffer.keys import Keys
-from buffer.scripts import source
+from buffer.sources import source
 
 logger = logging.getLogger(__name__)
 

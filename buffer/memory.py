@@ -32,7 +32,7 @@ from buffer.batches import (
     schema_of,
     unweighted,
 )
-from buffer.columns import prepare
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.contents import Contents
 from buffer.errors import RateLimited
@@ -90,8 +90,7 @@ class InMemoryReplayBuffer:
         """See :meth:`buffer.interface.Replay.insert`."""
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
         check_uint32(sequence=sequence)
-        schema = schema_of(samples)
-        prepare(samples)
+        schema = schema_of(prepare(samples))
         with self._lock:
             state = self._state
             if sequence <= state.sequences.get(producer, -1):

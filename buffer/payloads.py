@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from buffer.cache import PayloadCache
-from buffer.columns import Columns, Sheet, combine, read, seal
+from buffer.codec import Prepared, seal
+from buffer.columns import Columns, combine, read, same_names
 from buffer.connection import MOST_KEYS, Connection
 from buffer.errors import ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
@@ -32,9 +33,9 @@ class Payloads:
         self._expected_bytes = 1
         self._schema: tuple[int, dict[str, str]] = (-1, {})
 
-    def store(self, sheets: Sequence[Sheet], names: NDArray[np.void]) -> None:
+    def store(self, prepared: Prepared, names: NDArray[np.void]) -> None:
         """Writes prepared samples under the identities ``[n]`` they got."""
-        payloads = seal(sheets, names)
+        payloads = seal(prepared, names)
         keys = self._keys.payloads(names["slot"].tolist())
         self._connection.store(dict(zip(keys, payloads, strict=True)))
 
@@ -44,25 +45,21 @@ class Payloads:
         Rows that are not (gone, damaged, or of another shape) hold anything; if none is intact,
         there are no samples.
         """
-        if len(names) == 0:
-            return None, np.zeros(0, dtype=bool)
-        _, first, where = np.unique(names["slot"], return_index=True, return_inverse=True)
-        wanted = names[first]
         with self._lock:
-            rows, cached = self._cache.find(wanted)
-            if cached.all():
-                return self._cache.at(rows[where]), np.ones(len(names), dtype=bool)
-            hits = [(np.flatnonzero(cached), self._cache.at(rows[cached]))] if cached.any() else []
+            rows, cached = self._cache.find(names)
+            hits = self._cache.at(rows[cached]) if cached.any() else None
         missing = np.flatnonzero(~cached)
-        fetched = self._fetch(wanted[missing])
+        fetched = self._fetch(names.take(missing)) if missing.size else []
         with self._lock:
             for _, samples in fetched:
                 self._cache.keep(samples)
-        pieces = hits + [(missing[found], samples) for found, samples in fetched]
-        intact = np.zeros(len(wanted), dtype=bool)
+        pieces = [(missing[found], samples) for found, samples in fetched]
+        if hits is not None:
+            pieces.append((np.flatnonzero(cached), hits))
+        intact = cached.copy()
         for found, _ in pieces:
             intact[found] = True
-        return combine(pieces, where), intact[where]
+        return combine(pieces, len(names)), intact
 
     def raw(self, names: NDArray[np.void]) -> list[bytes | None]:
         """The payloads of these identities ``[n]`` as they are; ``None`` for what is not intact."""
@@ -110,7 +107,7 @@ class Payloads:
         schema = self._schema_of(int(names["incarnation"][0]))
         found = []
         for rows, samples in read(payloads):
-            right = samples.headers["identity"] == names[rows]
+            right = same_names(samples.headers["identity"], names.take(rows))
             fits = all(schema.get(key, form) == form for key, form in samples.schema().items())
             if fits and right.all():
                 found.append((rows, samples))

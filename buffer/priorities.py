@@ -76,17 +76,21 @@ def probabilities(
     Args:
         levels: ``[N]`` in [0, 255].
         labels: ``[N]`` predicted classes, >= 0.
-        cohorts_behind: ``[N]`` cohorts that began after the item's, >= 0.
+        cohorts_behind: ``[N]`` cohorts that began after the item's, in [0, 15].
         params: the sampling parameters in force.
 
     Returns:
         ``[N]``, adding up to 1.
     """
     label_array = np.asarray(labels, dtype=np.int64)
-    freshness = (1.0 - params.age_discount) ** np.asarray(cohorts_behind, dtype=np.float64)
-    masses = value_of(levels) ** params.priority_exponent * freshness
-    _, index = np.unique(label_array, return_inverse=True)
-    masses *= np.bincount(index, weights=masses)[index] ** -params.label_balance
+    # By level and by cohort first: there are few of them, and many items.
+    by_level = value_of(np.arange(LEVELS)) ** params.priority_exponent
+    by_age = (1.0 - params.age_discount) ** np.arange(OLDEST_COHORT + 1.0)
+    masses = by_level[np.asarray(levels, dtype=np.intp)]
+    masses *= by_age[np.asarray(cohorts_behind, dtype=np.intp)]
+    if params.label_balance > 0.0:
+        totals = np.bincount(label_array, weights=masses)
+        masses *= totals[label_array] ** -params.label_balance
     share = params.uniform_share
     mixed: NDArray[np.float64] = (1.0 - share) * masses / masses.sum() + share / len(masses)
     return mixed

@@ -34,7 +34,7 @@ from buffer.batches import (
     schema_of,
 )
 from buffer.cache import PayloadCache
-from buffer.columns import prepare
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.connection import Connection
 from buffer.drawing import Drawing
@@ -131,10 +131,10 @@ class ReplayBuffer(Notices):
         """See :meth:`buffer.interface.Replay.insert`."""
         check_samples(samples, self._table.capacity, self._table.probe_capacity)
         check_uint32(sequence=sequence)
-        schema = schema_of(samples)
         # The order in which slots are reserved.
         ordered = sorted(samples, key=lambda sample: sample.split == "probe")
-        sheets = prepare(ordered)
+        prepared = prepare(ordered)
+        schema = schema_of(prepared)
         probes = sum(sample.split == "probe" for sample in samples)
         name = Insert(producer, self._epoch(producer), sequence)
         answer = self._scripts.reserve(name, len(samples) - probes, probes, schema)
@@ -147,7 +147,7 @@ class ReplayBuffer(Notices):
         if isinstance(answer, Misfit):
             check_schema(answer.name, schema[answer.name], answer.stored)
         assert isinstance(answer, Reserved)
-        self._payloads.store(sheets, self._identities(answer.incarnation, answer.pairs))
+        self._payloads.store(prepared, self._identities(answer.incarnation, answer.pairs))
         labels = np.array([sample.predicted_class for sample in ordered], dtype=np.int64)
         levels = level_of([sample.disagreement for sample in ordered]).astype(np.int64)
         visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)

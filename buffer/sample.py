@@ -2,7 +2,7 @@
 
 Letters in shapes: B batch, K classes, C channels, H height, W width.
 
-``buffer.codec`` says what their bytes look like.
+``buffer.layout`` says what their bytes look like.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +27,7 @@ from buffer.answers import (
     Purpose,
     Refused,
     Reserved,
+    Slots,
 )
 from buffer.batches import DEFAULT_ERROR_BUFFER
 from buffer.config import BufferTable
@@ -36,14 +35,9 @@ from buffer.connection import Connection
 from buffer.errors import BufferUnavailable, ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
 from buffer.params import SamplingParams, params_fields, params_of
+from buffer.sources import OPERATIONS, source
 from buffer.version import Version
 
-OPERATIONS = (
-    *("init", "reset", "permit", "release", "reserve", "commit", "sample", "masses", "take"),
-    *("discard", "update", "probe", "set_params", "begin_epoch", "begin_attempt", "info"),
-    *("dump", "load"),
-)
-SHARED = {"reserve": ("eviction",), "sample": ("weighing",), "masses": ("weighing",)}
 """Files that operations share, besides the prelude."""
 LOST = b"SSDKD_LOST"
 RESERVE_ROUNDS = 3
@@ -170,6 +164,20 @@ class Scripts:
         """Draws training samples; ``common`` is what all shards agree on."""
         return self._drawn(self._ask("sample", draws, seed, purpose, common))
 
+    def slots(self, draws: int, purpose: Purpose, known: tuple[int, int]) -> Slots | Refused:
+        """Admits draws; the records that are newer than the known incarnation and changes."""
+        answer = self._ask("slots", draws, purpose, *known)
+        if answer[0] == b"wait":
+            return _refused(answer)
+        incarnation, changes, newest, params, records = answer
+        return Slots(
+            int(incarnation),
+            int(changes),
+            int(newest),
+            {name.decode(): value.decode() for name, value in _pairs(params)},
+            np.frombuffer(records, dtype=RECORD) if records else None,
+        )
+
     def masses(self) -> Masses | Refused:
         """What the shard would contribute to a draw."""
         answer = self._ask("masses")
@@ -280,14 +288,6 @@ def _refused(answer: list[Any]) -> Refused:
     filling = answer[2] == b"filling"
     reason = "too few samples" if filling else "the limiter lets inserts catch up first"
     return Refused(float(answer[1]), reason)
-
-
-@cache
-def source(operation: str) -> str:
-    """The Lua source of an operation, behind what all of them share."""
-    folder = resources.files("buffer") / "lua"
-    names = ("prelude", *SHARED.get(operation, ()), operation)
-    return "".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
 
 
 def _pairs(flat: list[Any]) -> zip[tuple[Any, Any]]:

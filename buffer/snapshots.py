@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-import zlib
+
+from isal.isal_zlib import crc32
 
 from buffer.errors import SchemaError
 from buffer.version import Version
@@ -14,7 +15,7 @@ _HEADER = struct.Struct("<4sIIQI")
 
 def pack(weights: bytes, version: Version) -> bytes:
     """A snapshot of ``weights`` (safetensors) that says which version it is."""
-    return _HEADER.pack(MAGIC, *version, len(weights), zlib.crc32(weights)) + weights
+    return _HEADER.pack(MAGIC, *version, len(weights), crc32(weights)) + weights
 
 
 def unpack(data: bytes) -> tuple[Version, bytes]:
@@ -29,6 +30,6 @@ def unpack(data: bytes) -> tuple[Version, bytes]:
     weights = data[_HEADER.size :]
     if len(weights) != length:
         raise SchemaError(f"student snapshot has {len(weights)} bytes of {length}: truncated")
-    if zlib.crc32(weights) != crc:
+    if crc32(weights) != crc:
         raise SchemaError("student snapshot's CRC32 differs: it is damaged")
     return Version(attempt, step), weights

@@ -66,13 +66,18 @@ local capacity, width, override = number(META, 'capacity'), cohort_width(), leve
 local queued = redis.call('HGET', META, 'selector') == 'fifo'
 local before, fresh, probes = number(COUNTERS, 'inserted'), 0, 0
 local ring = redis.call('HGET', META, 'eviction') == 'oldest'
-for i = 0, #ARGV[5] / 4 - 1 do
-  local slot, generation = struct.unpack(NAME, seen, SEEN_BYTES + i * NAME_BYTES + 1)
-  local record = read_slot(slot)
+local slots, generations = {}, {}
+for i = 1, #ARGV[5] / 4 do
+  slots[i], generations[i] = unpack_from(NAME, seen, SEEN_BYTES + (i - 1) * NAME_BYTES + 1)
+end
+read_slots(slots)
+expect_moves(#slots)
+for i, slot in ipairs(slots) do
+  local record, generation = records[slot], generations[i]
   if record.state == RESERVED and record.generation == generation then
     record.state = COMMITTED
     if slot < capacity then
-      local cell = struct.unpack('<I4', ARGV[5], i * 4 + 1)
+      local cell = unpack_from('<I4', ARGV[5], i * 4 - 3)
       if override then
         cell = cell - cell % 65536 + override * 256
       end
@@ -95,7 +100,7 @@ if not ring then
   -- Ahead of time, so that no commit has to retire a whole cohort.
   retire((math.floor((before + fresh) / width) + 1) % COHORTS, 2 * fresh)
 end
-write_groups()
+write_back()
 
 redis.call('HDEL', PERMITS, producer)
 if number(COUNTERS, 'warm') == 1 then

@@ -17,6 +17,6 @@ for at = 1, #ARGV[2], 8 do
     discarded = discarded + 1
   end
 end
-write_groups()
+write_back()
 count('evicted', discarded)
 return discarded

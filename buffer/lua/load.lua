@@ -52,7 +52,7 @@ for at = 1, #ARGV[5], 16 do
     write_slot(record)
   end
 end
-write_groups()
+write_back()
 count('size', samples)
 count('probe_size', probes)
 return samples + probes

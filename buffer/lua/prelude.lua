@@ -1,4 +1,4 @@
--- What the operations share: names of keys, slot records, cells, the limiter. In front of each.
+-- What all operations share: names of keys, layouts, small tools. In front of each.
 --
 -- KEYS  all keys of buffer/keys.py that scripts use, in the order of the next lines; CELL is a
 --       prefix, completed with a cell's number (keys.py says why that is sound)
@@ -11,7 +11,7 @@ local LOST = {ok = 'SSDKD_LOST'}
 
 local EMPTY, RESERVED, COMMITTED = 0, 1, 2
 local RECORD, RECORD_BYTES = '<I4I4I4I4I4I4', 24
-local GENERATION_AT, POSITION_AT = 4, 12
+local POSITION_AT = 12
 local NAME, NAME_BYTES = '<I4I4', 8
 -- A group's entry in the directory: its number, its items, its items in each cohort.
 local GROUP, GROUP_BYTES = '<I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4', 72
@@ -24,6 +24,15 @@ local ANCIENT = COHORTS
 
 -- Short against a synthesizer's round and a student's step, long against a round trip.
 local RETRY_SECONDS, FILLING_RETRY_SECONDS = 0.05, 0.25
+
+local call, floor, format = redis.call, math.floor, string.format
+local pack, unpack_from = struct.pack, struct.unpack
+
+-- A whole number as commands want it. Left to Redis, a number is written with 17 digits, which takes
+-- longer than most commands.
+local function text(whole)
+  return format('%d', whole)
+end
 
 local function is_initialised()
   return redis.call('EXISTS', META) == 1
@@ -42,187 +51,8 @@ local function count(field, by)
   return redis.call('HINCRBY', COUNTERS, field, by)
 end
 
-local function read_slot(slot)
-  local at = slot * RECORD_BYTES
-  local bytes = redis.call('GETRANGE', SLOTS, at, at + RECORD_BYTES - 1)
-  local record = {slot = slot}
-  record.state, record.generation, record.cell, record.position, record.attempt, record.step =
-    struct.unpack(RECORD, bytes)
-  return record
-end
-
-local function write_slot(record)
-  redis.call('SETRANGE', SLOTS, record.slot * RECORD_BYTES, struct.pack(RECORD, record.state,
-    record.generation, record.cell, record.position, record.attempt, record.step))
-end
-
--- Groups that this call looks at: arrays of the fields of GROUP, and where they are from.
-local groups = {}
-
-local function group_of(cell)
-  local id = math.floor(cell / 256)
-  local group = groups[id]
-  if not group then
-    local entry = redis.call('HGET', INDEX, id)
-    if entry then
-      local at = entry * GROUP_BYTES
-      group = {struct.unpack(GROUP, redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1))}
-    else
-      group = {id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-    end
-    group.entry = tonumber(entry)
-    groups[id] = group
-  end
-  return group
-end
-
--- Enters an item in a cell, at its end. The caller writes the record, and the groups at the end.
-local function enter_cell(record, cell)
-  local group, field = group_of(cell), cell % 256 + 3
-  local held = group[field]
-  redis.call('SETRANGE', CELL .. cell, held * NAME_BYTES,
-    struct.pack(NAME, record.slot, record.generation))
-  group[2], group[field] = group[2] + 1, held + 1
-  record.cell, record.position = cell, held
-end
-
--- Takes an item out of its cell; the cell's last item moves into its place. The caller writes the
--- groups at the end.
-local function leave_cell(record)
-  local cell, position = record.cell, record.position
-  local group, field, key = group_of(cell), cell % 256 + 3, CELL .. cell
-  local left = group[field] - 1
-  group[2], group[field] = group[2] - 1, left
-  if position < left then
-    local moved = redis.call('GETRANGE', key, left * NAME_BYTES, left * NAME_BYTES + 7)
-    redis.call('SETRANGE', key, position * NAME_BYTES, moved)
-    redis.call('SETRANGE', SLOTS, struct.unpack('<I4', moved) * RECORD_BYTES + POSITION_AT,
-      struct.pack('<I4', position))
-  elseif left == 0 then
-    redis.call('DEL', key)
-  end
-end
-
--- Takes a group out of the directory; the directory's last entry moves into its place.
-local function forget_group(group)
-  local last = redis.call('HLEN', INDEX) - 1
-  if group.entry < last then
-    local at = last * GROUP_BYTES
-    local moved = redis.call('GETRANGE', GROUPS, at, at + GROUP_BYTES - 1)
-    local id = struct.unpack('<I4', moved)
-    redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, moved)
-    redis.call('HSET', INDEX, id, group.entry)
-    if groups[id] then
-      groups[id].entry = group.entry
-    end
-  end
-  redis.call('HDEL', INDEX, group[1])
-end
-
--- Writes what this call has changed.
-local function write_groups()
-  for id, group in pairs(groups) do
-    if group[2] > 0 then
-      if not group.entry then
-        group.entry = redis.call('HLEN', INDEX)
-        redis.call('HSET', INDEX, id, group.entry)
-      end
-      redis.call('SETRANGE', GROUPS, group.entry * GROUP_BYTES, struct.pack(GROUP, unpack(group, 1, 18)))
-    end
-  end
-  for _, group in pairs(groups) do
-    if group[2] == 0 and group.entry then
-      forget_group(group)
-    end
-  end
-  groups = {}
-end
-
--- The directory, packed, without what is left over behind it.
-local function read_directory()
-  local entries = redis.call('HLEN', INDEX)
-  return entries == 0 and '' or redis.call('GETRANGE', GROUPS, 0, entries * GROUP_BYTES - 1)
-end
-
--- Takes a training sample out for good. Slots that no ring comes back to are kept in a stack.
-local function empty_slot(record)
-  if record.state == COMMITTED then
-    leave_cell(record)
-    count('size', -1)
-  end
-  record.state = EMPTY
-  write_slot(record)
-  if redis.call('HGET', META, 'eviction') ~= 'oldest' then
-    local free = count('free', 1)
-    redis.call('SETRANGE', FREE, (free - 1) * 4, struct.pack('<I4', record.slot))
-  end
-end
-
 local function cohort_width()
   return math.max(1, math.floor(number(META, 'capacity') / COHORTS_PER_BUFFER))
-end
-
--- Samples that producers other than this one hold live permits for; forgets lapsed permits.
-local function held_by_others(producer, time)
-  local total, permits = 0, redis.call('HGETALL', PERMITS)
-  for i = 1, #permits, 2 do
-    local samples, deadline = struct.unpack(PERMIT, permits[i + 1])
-    if deadline <= time then
-      redis.call('HDEL', PERMITS, permits[i])
-    elseif permits[i] ~= producer then
-      total = total + samples
-    end
-  end
-  return total
-end
-
-local function grant(producer, samples, time)
-  local deadline = time + number(META, 'lease_seconds')
-  redis.call('HSET', PERMITS, producer, struct.pack(PERMIT, samples, deadline))
-end
-
--- Whether a producer may insert so many training samples: the rules of buffer/limiter.py. A buffer
--- can be empty although it is warm, if payloads were lost; nobody can draw then.
-local function may_insert(producer, samples, time)
-  local per_insert = number(PARAMS, 'samples_per_insert')
-  if not per_insert then
-    return true
-  end
-  local others = held_by_others(producer, time)
-  local size = number(COUNTERS, 'size')
-  if number(COUNTERS, 'warm') == 0 or size == 0 then
-    if others == 0 or size + others + samples <= number(META, 'min_size_to_sample') then
-      return true
-    end
-  end
-  local balance = number(COUNTERS, 'balance') + per_insert * others
-  return balance <= 0 or balance + per_insert * samples <= number(META, 'error_buffer')
-end
-
--- Whether so many draws may be made.
-local function may_draw(draws)
-  if not number(PARAMS, 'samples_per_insert') then
-    return true
-  end
-  local balance = number(COUNTERS, 'balance')
-  return balance >= 0 or balance - draws >= -number(META, 'error_buffer')
-end
-
--- The answer to a draw that cannot be made now, or nil.
-local function refusal(draws)
-  if number(COUNTERS, 'warm') == 0 or number(COUNTERS, 'size') == 0 then
-    count('sample_waits', 1)
-    return {'wait', tostring(FILLING_RETRY_SECONDS), 'filling'}
-  end
-  if draws > 0 and not may_draw(draws) then
-    count('sample_waits', 1)
-    return {'wait', tostring(RETRY_SECONDS), 'limiter'}
-  end
-end
-
-local function change_balance(by)
-  local balance = number(COUNTERS, 'balance') + by
-  redis.call('HSET', COUNTERS, 'balance', string.format('%.17g', balance))
 end
 
 local function write_params(params)
@@ -242,7 +72,7 @@ local function create(incarnation, meta, params)
   redis.call('HSET', COUNTERS, 'size', 0, 'head', 0, 'inserted', 0, 'evicted', 0,
     'probe_size', 0, 'probe_head', 0, 'sampled', 0, 'redraws', 0, 'duplicates', 0,
     'applied', 0, 'stale', 0, 'older', 0, 'insert_waits', 0, 'sample_waits', 0,
-    'balance', 0, 'warm', 0, 'free', 0, 'cursor', 0, 'queue_used', 0)
+    'balance', 0, 'warm', 0, 'free', 0, 'cursor', 0, 'queue_used', 0, 'changes', 0)
   write_params(params)
 end
 

@@ -84,6 +84,8 @@ local capacity = number(META, 'capacity')
 if probes > 0 then
   from_ring(capacity, number(META, 'probe_capacity'), 'probe_head', probes, slots)
 end
+read_slots(slots)
+expect_moves(#slots)
 local reserved, evicted, lost_probes = {}, 0, 0
 for i, slot in ipairs(slots) do
   local record = read_slot(slot)
@@ -97,9 +99,9 @@ for i, slot in ipairs(slots) do
   end
   record.state, record.generation, record.attempt, record.step = RESERVED, record.generation + 1, 0, 0
   write_slot(record)
-  reserved[i] = struct.pack(NAME, slot, record.generation)
+  reserved[i] = pack(NAME, slot, record.generation)
 end
-write_groups()
+write_back()
 count('size', 0 - evicted)
 count('evicted', evicted)
 count('probe_size', 0 - lost_probes)

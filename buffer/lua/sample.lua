@@ -49,32 +49,39 @@ for place = 1, places do
 end
 local scale = share / reached
 
+-- For each of as many equal parts of the chances as there are places, where a search begins.
+local guide, parts = {}, places / reached
+do
+  local place = 1
+  for part = 0, places do
+    while place < places and cumulative[place] * parts <= part do
+      place = place + 1
+    end
+    guide[part] = place
+  end
+end
+
 -- The first place whose cumulative chance exceeds the point.
 local function place_at(point)
-  local low, high = 1, places
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if cumulative[middle] > point then
-      high = middle
-    else
-      low = middle + 1
-    end
+  local place = guide[floor(point * parts)]
+  while cumulative[place] <= point and place < places do
+    place = place + 1
   end
-  return low
+  return place
 end
 
 local opened = {}
 
--- The key of a cell of the group, the position of an item there, and the item's chance.
+-- The cell of an item of the group, its position there, and its chance.
 local function item_at(place, rest)
-  local counts, at = opened[place], (place - 1) * GROUP_BYTES
-  if not counts then
-    counts = {struct.unpack(COUNTS, directory, at + 9)}
-    opened[place] = counts
+  local group = opened[place]
+  if not group then
+    group = {unpack_from(COUNTS, directory, (place - 1) * GROUP_BYTES + 9)}
+    opened[place] = group
   end
   local each, found, chance = values[place], 0, 0
   for field = 1, COHORTS + 1 do
-    local held = counts[field]
+    local held = group[field]
     if held > 0 then
       chance, found = each * freshness[field] + by_count, field
       if rest < held * chance then
@@ -83,53 +90,51 @@ local function item_at(place, rest)
       rest = rest - held * chance
     end
   end
-  local position = math.min(math.floor(rest / chance), counts[found] - 1)
-  return CELL .. (struct.unpack('<I4', directory, at + 1) * 256 + found - 1), position, chance
+  local position = floor(rest / chance)
+  if position >= group[found] then
+    position = group[found] - 1
+  end
+  return unpack_from('<I4', directory, (place - 1) * GROUP_BYTES + 1) * 256 + found - 1, position, chance
 end
 
 -- The mean raw weight of a draw, over all items.
 local function mean_weight()
-  local sum = 0
+  local sum, less = 0, 1 - beta
   for place = 1, places do
     local each = values[place]
     if each + by_count == 0 then
       -- Its label has no factor yet.
     elseif kept == 1 then
-      local chance = (each + by_count) * scale
-      sum = sum + items[place] * chance * (size * chance) ^ -beta
+      sum = sum + items[place] * (each + by_count) ^ less
     else
-      local counts = {struct.unpack(COUNTS, directory, (place - 1) * GROUP_BYTES + 9)}
+      local counts = {unpack_from(COUNTS, directory, (place - 1) * GROUP_BYTES + 9)}
       for field = 1, COHORTS + 1 do
-        local held = counts[field]
-        if held > 0 then
-          local chance = (each * freshness[field] + by_count) * scale
-          sum = sum + held * chance * (size * chance) ^ -beta
-        end
+        sum = sum + counts[field] * (each * freshness[field] + by_count) ^ less
       end
     end
   end
-  return sum / share
+  return sum * scale ^ less * size ^ -beta / share
 end
+
+local texts = setmetatable({}, {__index = function(known, whole)
+  local written = text(whole)
+  known[whole] = written
+  return written
+end})
 
 math.randomseed(tonumber(ARGV[2]))
 local random = math.random
-local reply = {struct.pack('<I4I4I4I4dd', number(META, 'incarnation'), size,
+local reply = {pack('<I4I4I4I4dd', number(META, 'incarnation'), size,
   number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'), beta, mean_weight())}
 for i = 1, draws do
   -- Two numbers of 31 bits: one alone could not tell the items of a large buffer apart.
   local point = (random() + random() * 2 ^ -31) * reached
   local place = place_at(point)
-  local key, position, chance = item_at(place, point - (cumulative[place - 1] or 0))
+  local cell, position, chance = item_at(place, point - (cumulative[place - 1] or 0))
   local at = position * NAME_BYTES
-  reply[i + 1] = redis.call('GETRANGE', key, at, at + NAME_BYTES - 1) .. struct.pack('<d', chance * scale)
+  reply[2 * i] = call('GETRANGE', cell_key(cell), texts[at], texts[at + NAME_BYTES - 1])
+  reply[2 * i + 1] = pack('<d', chance * scale)
 end
 
-if purpose == 'redraw' then
-  count('redraws', draws)
-elseif purpose == 'draw' then
-  count('sampled', draws)
-  if number(PARAMS, 'samples_per_insert') then
-    change_balance(-draws)
-  end
-end
+count_draws(draws, purpose)
 return table.concat(reply)

@@ -59,7 +59,7 @@ local function take_from_queue()
       taken = taken + 1
     end
   end
-  write_groups()
+  write_back()
   redis.call('LTRIM', QUEUE, last[3] and last[4] + 1 or last[4], -1)
   local used = last[2] + (#found == 1 and before or 0)
   redis.call('HSET', COUNTERS, 'queue_used', last[3] and 0 or used)

@@ -17,9 +17,12 @@ for cohort = 0, COHORTS - 1 do
 end
 freshness[ANCIENT + 1] = kept ^ COHORTS
 
-local value = {}
-for level = 0, 255 do
-  value[level] = 2 ^ ((level - 128) / 4 * alpha)
+-- Items of a group, discounted by age.
+local function discounted(directory, at)
+  local f = freshness
+  local a, b, c, d, e, g, h, i, j, k, l, m, n, o, p, q = unpack_from(COUNTS, directory, at + 8)
+  return a * f[1] + b * f[2] + c * f[3] + d * f[4] + e * f[5] + g * f[6] + h * f[7] + i * f[8]
+    + j * f[9] + k * f[10] + l * f[11] + m * f[12] + n * f[13] + o * f[14] + p * f[15] + q * f[16]
 end
 
 -- What the groups weigh. Reads as little as it can: it is what a draw costs. Returns arrays by the
@@ -27,18 +30,18 @@ end
 -- one of them), and the mass of each label.
 local function weigh(directory)
   local labels, items, fresh, values, label_masses = {}, {}, {}, {}, {}
-  local unpack_entry, place = struct.unpack, 0
-  local f = freshness
+  local value, place = {}, 0
   for at = 1, #directory, GROUP_BYTES do
-    local level, label, held = unpack_entry('<I1I3I4', directory, at)
-    place = place + 1
-    local left = held
-    if kept < 1 then
-      local a, b, c, d, e, g, h, i, j, k, l, m, n, o, p, q = unpack_entry(COUNTS, directory, at + 8)
-      left = a * f[1] + b * f[2] + c * f[3] + d * f[4] + e * f[5] + g * f[6] + h * f[7] + i * f[8]
-        + j * f[9] + k * f[10] + l * f[11] + m * f[12] + n * f[13] + o * f[14] + p * f[15] + q * f[16]
+    local level, label, held = unpack_from('<I1I3I4', directory, at)
+    local left, each = held, value[level]
+    if not each then
+      each = 2 ^ ((level - 128) / 4 * alpha)
+      value[level] = each
     end
-    local each = value[level]
+    if kept < 1 then
+      left = discounted(directory, at)
+    end
+    place = place + 1
     labels[place], items[place], fresh[place], values[place] = label, held, left, each
     label_masses[label] = (label_masses[label] or 0) + each * left
   end

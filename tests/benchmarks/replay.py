@@ -1,6 +1,6 @@
 """What the replay buffer costs, beside what bare Redis commands cost in the same run.
 
-``python tests/benchmarks/replay.py [--quick]`` prints Markdown. Loopback TCP, one client, batches
+``python -m tests.benchmarks.replay [--quick]`` prints Markdown. Loopback TCP, one client, batches
 of 256 samples of 3x32x32 with 10 logits unless said; medians. What is compared alternates, so that
 the machine's moods fall on both.
 """
@@ -19,8 +19,9 @@ import numpy as np
 import redis
 
 from buffer.batches import identity_array
-from buffer.columns import prepare, seal
+from buffer.codec import prepare, seal
 from buffer.config import BufferTable
+from buffer.params import SamplingParams
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.version import Version
@@ -167,8 +168,12 @@ def caching(server: TcpServer) -> None:
     uncached = filled(server.url, 5_000)
     whole = BufferTable(capacity=5_000, probe_capacity=0)
     cached = ReplayBuffer(whole, url=server.url, run="5000-{}", seed=0)
-    for seed in range(100):
-        cached.sample(BATCH, seed=seed)
+    everything = SamplingParams(version=Version(1, 1), uniform_share=1.0)
+    as_before = cached.params().model_copy(update={"version": Version(1, 2)})
+    cached.set_params(everything)
+    for _ in range(400):
+        cached.sample(BATCH)
+    cached.set_params(as_before)
     off, on = microseconds(lambda: uncached.sample(BATCH), lambda: cached.sample(BATCH))
     for name, each in (("off", off), ("on", on)):
         row(name, 1e6 / each / BATCH, each)

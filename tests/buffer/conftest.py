@@ -115,7 +115,17 @@ def make_memory() -> Callable[..., InMemoryReplayBuffer]:
     return make
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture
+def make_scripted(make_redis: Callable[..., ReplayBuffer]) -> Callable[..., ReplayBuffer]:
+    """Makes buffers in Redis that remember nothing, so that the server makes all draws."""
+
+    def make(params: SamplingParams | None = None, **table: Any) -> ReplayBuffer:
+        return make_redis(params, cache_mebibytes=0, **table)
+
+    return make
+
+
+@pytest.fixture(params=["memory", "redis", "scripted"])
 def make_replay(request: pytest.FixtureRequest) -> Callable[..., Replay]:
     """Makes a buffer of each kind from fields of ``BufferTable``, and start parameters."""
     make: Callable[..., Replay] = request.getfixturevalue(f"make_{request.param}")

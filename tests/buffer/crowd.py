@@ -17,7 +17,7 @@ import numpy as np
 
 from buffer.answers import Insert, Reserved
 from buffer.batches import identity_array, schema_of
-from buffer.columns import prepare
+from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.priorities import level_of

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from buffer.codec import HEADER, decode, encode
+from buffer.codec import decode, encode
 from buffer.errors import SchemaError
+from buffer.layout import FORM, HEADER
 from buffer.sample import Identity, Sample
 from buffer.version import Version
 
@@ -138,16 +139,19 @@ def changed(at: int, value: bytes) -> bytes:
     return sealed(encoded)
 
 
+FORM_AT = HEADER.itemsize
+TARGET_AT = FORM_AT + FORM.size
+NAMES = len("synthesizer-0fast_meta")
+
+
 def with_dimensions(dimensions: bytes) -> bytes:
     """A sample whose only target has these dimensions, and no bytes."""
     empty = encode(replace(PLAIN, targets={"t": np.zeros((0,), np.float32)}), NAME)
-    image = empty[-4 - PLAIN.image.nbytes : -4]
-    head = empty[: -4 - len(image) - len("t") - 5]
-    body = head + bytes([len(dimensions) // 4]) + b"t" + dimensions + image + bytes(4)
-    return sealed(bytearray(body))
-
-
-TARGET_AT = HEADER.itemsize + len("synthesizer-0fast_meta")
+    target = empty[TARGET_AT : TARGET_AT + 4] + bytes([len(dimensions) // 4]) + b"t" + dimensions
+    length = (FORM.size + len(target)).to_bytes(2, "little")
+    head = empty[:FORM_AT] + length + empty[FORM_AT + 2 : TARGET_AT]
+    rest = empty[-4 - NAMES - PLAIN.image.nbytes :]
+    return sealed(bytearray(head + target + rest))
 
 
 @pytest.mark.parametrize(
@@ -156,15 +160,17 @@ TARGET_AT = HEADER.itemsize + len("synthesizer-0fast_meta")
         (lambda: changed(0, b"JUNK"), "magic .* not a sample"),
         (lambda: changed(4, b"\x09\x00"), r"schema version \(9\) is not 2: cannot be read"),
         (lambda: changed(6, b"\x02"), r"split \(2\) is neither 0 nor 1"),
-        (lambda: changed(7, b"\x00"), r"\d+ bytes too many"),
-        (lambda: changed(7, b"\x02"), "cannot be read"),
-        (lambda: changed(44, b"\xff\xff\xff\xff"), "truncated"),
-        (lambda: changed(HEADER.itemsize, b"\xff"), "a name is not UTF-8"),
+        (lambda: changed(TARGET_AT - 1, b"\x00"), r"a form of \d+ bytes that describes 19"),
+        (lambda: changed(TARGET_AT - 1, b"\x02"), "truncated"),
+        (lambda: changed(FORM_AT, b"\xff\xff"), "truncated|describes"),
+        (lambda: changed(FORM_AT + 2, b"\xff\xff\xff\xff"), "truncated"),
+        (lambda: changed(FORM_AT + 2, b"\x01"), r"\d+ bytes too many"),
+        (lambda: changed(-4 - NAMES, b"\xff"), "a name is not UTF-8"),
         (lambda: with_dimensions(bytes(4) + b"\xff" * 8), r"3 dimensions \(\(0, 4294967295"),
         (lambda: with_dimensions(bytes(4 * 200)), r"200 dimensions .*maximum supported"),
         (lambda: changed(TARGET_AT + 1, b"|O8"), r"dtype '\|O8': cannot be read"),
         (lambda: encode(PLAIN, NAME) + b"x", "CRC32 differs: the sample is damaged"),
-        (lambda: encode(PLAIN, NAME)[:10], "10 bytes where at least 74 belong: truncated"),
+        (lambda: encode(PLAIN, NAME)[:10], "10 bytes where at least 57 belong: truncated"),
     ],
 )
 def test_what_is_wrong_is_said(data: Callable[[], bytes], message: str) -> None:

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffer.codec import decode, encode
-from buffer.columns import Columns, combine, joined, prepare, read, seal
+from buffer.codec import decode, encode, prepare, seal
+from buffer.columns import Columns, combine, joined, read
 from buffer.errors import SchemaError
 from buffer.sample import IDENTITY_DTYPE, Identity, Sample
 from buffer.version import Version
@@ -116,16 +117,23 @@ def test_what_is_damaged_is_left_out_and_nothing_else(
     assert sorted(rows_of(read(payloads))) == sorted(set(range(len(payloads))) - damaged)
 
 
-def test_pieces_are_put_together_in_the_order_asked_for() -> None:
+def test_pieces_are_put_where_they_belong() -> None:
     samples = [sample(i, **FORMS[i % 3]) for i in range(6)]
     groups = read(seal(prepare(samples), names(6)))
     assert len(groups) == 2  # by length; names of producers do not matter
-    order = np.array([5, 0, 3, 3, 1])
-    whole = combine(groups, order)
+    whole = combine(groups, 6)
     assert whole is not None
-    assert whole.images[:, 0, 0, 0].tolist() == order.tolist()
-    assert whole.targets["logits"][:, 0].tolist() == order.tolist()
-    assert combine([], order) is None
+    assert whole.images[:, 0, 0, 0].tolist() == list(range(6))
+    assert whole.targets["logits"][:, 0].tolist() == list(range(6))
+    assert combine([], 6) is None
+
+
+def test_arrays_that_were_read_can_be_torch_tensors_and_be_changed() -> None:
+    ((_, columns),) = read(seal(prepare([sample(i) for i in range(3)]), names(3)))
+    images, logits = map(torch.from_numpy, (columns.images, columns.targets["logits"]))
+    images += 1
+    logits += 1
+    assert columns.images[:, 0, 0, 0].tolist() == logits[:, 0].tolist() == [1, 2, 3]
 
 
 def test_a_batch_keeps_the_targets_that_all_its_pieces_have() -> None:

@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from buffer import limiter, priorities
-from buffer.scripts import OPERATIONS
+from buffer.sources import ALSO, OPERATIONS, SHARED
 
 LEASE = ("hold", "give_up")
 
@@ -26,8 +26,8 @@ def test_each_script_says_what_it_takes_returns_and_costs(operation: str) -> Non
 
 def test_every_script_file_is_an_operation() -> None:
     files = {file.name for file in (resources.files("buffer") / "lua").iterdir()}
-    shared = ("prelude", "weighing", "eviction")
-    assert files == {f"{name}.lua" for name in (*OPERATIONS, *LEASE, *shared)}
+    also = [name for names in ALSO.values() for name in names]
+    assert files == {f"{name}.lua" for name in (*OPERATIONS, *LEASE, *SHARED, *also)}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import redis
 
 from buffer.batches import identity_array
 from buffer.cache import PayloadCache
-from buffer.columns import prepare
+from buffer.codec import prepare
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable
 from buffer.keys import Keys
