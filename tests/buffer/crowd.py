@@ -51,15 +51,15 @@ def produce(replay: ReplayBuffer, chance: random.Random, producer: str) -> NoRet
             numbered(chance.getrandbits(60), chance.lognormvariate(0, 2))
             for _ in range(chance.randint(1, 12))
         ]
-        name = Insert(producer, epoch, sequence)
+        name, prepared = Insert(producer, epoch, sequence), prepare(made)
         try:
-            answer = scripts.reserve(name, len(made), 0, schema_of(made))
+            answer = scripts.reserve(name, len(made), 0, schema_of(prepared))
             if not isinstance(answer, Reserved):
                 time.sleep(0.01)
                 continue
             pause(chance)
             slots, generations = answer.pairs["slot"], answer.pairs["generation"]
-            payloads.store(prepare(made), identity_array(0, answer.incarnation, slots, generations))
+            payloads.store(prepared, identity_array(0, answer.incarnation, slots, generations))
             pause(chance)
             labels = np.array([sample.predicted_class for sample in made])
             levels = level_of([sample.disagreement for sample in made]).astype(np.int64)
