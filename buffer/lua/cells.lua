@@ -58,8 +58,10 @@ local function write_slots()
   end
 end
 
+local CELL_KEY = CELL:gsub('%%', '%%%%') .. '%d'
+
 local function cell_key(cell)
-  return format('%s%d', CELL, cell)
+  return format(CELL_KEY, cell)
 end
 
 -- The directory, packed, without what is left over behind it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -63,6 +64,21 @@ class TcpServer:
         """Writes the snapshot that the next start loads."""
         with redis.Redis.from_url(self.url) as client:
             client.save()
+
+    def end(self) -> None:
+        """Saves what the next start loads and ends, without an answer to anybody in between."""
+        with redis.Redis.from_url(self.url) as client:
+            client.shutdown(save=True)
+        assert self._process is not None
+        self._process.wait()
+        self._process = None
+
+    def freeze(self, seconds: float) -> None:
+        """Answers nobody for so long."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:

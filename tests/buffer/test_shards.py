@@ -1,9 +1,8 @@
-"""Several servers as one buffer: exact draws, and shards that go away and come back."""
+"""Several servers as one buffer, whose shards go away and come back."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,45 +22,9 @@ from buffer.sample import Sample
 from buffer.shards import ShardedReplayBuffer
 from buffer.version import NEVER, Version
 from tests.buffer.servers import TcpServer
-from tests.buffer.test_replay_distribution import (
-    BATCH,
-    CAPACITY,
-    CASES,
-    LEAST_P_VALUE,
-    closed_form,
-    numbers,
-    p_value,
-    skewed,
-)
 
 Make = Callable[..., Replay]
 Samples = Callable[..., list[Sample]]
-
-
-@pytest.mark.parametrize("shards", [2, 4])
-@pytest.mark.parametrize("case", CASES)
-def test_draws_over_shards_follow_the_closed_form(
-    make_sharded: Make, make_samples: Samples, case: str, shards: int
-) -> None:
-    params = SamplingParams(**CASES[case], importance_exponent=0.4)
-    replay = make_sharded(params, shards=shards, capacity=CAPACITY)
-    samples = skewed(make_samples)
-    parts = np.array_split(np.arange(CAPACITY), shards)
-    for sequence, part in enumerate(parts):
-        replay.insert([samples[i] for i in part], producer="a", sequence=sequence)
-    expected = closed_form(samples, params, shards=shards)
-    counts: Counter[int] = Counter()
-    for seed in range(25):
-        batch = replay.sample(BATCH, seed=seed)
-        drawn = numbers(batch)
-        counts.update(drawn)
-        chances = np.array([expected[serial] for serial in drawn])
-        assert np.allclose(batch.probabilities, chances, rtol=1e-9)
-        assert np.allclose(batch.weights, (CAPACITY * chances) ** -0.4, rtol=1e-9)
-        mean = sum(chance * (CAPACITY * chance) ** -0.4 for chance in expected.values())
-        assert math.isclose(batch.weight_mean, mean, rel_tol=0.02)
-        assert batch.population == CAPACITY
-    assert p_value(counts, expected) > LEAST_P_VALUE
 
 
 def test_inserts_go_to_the_shards_in_turn(make_sharded: Make, make_samples: Samples) -> None:
