@@ -174,6 +174,22 @@ def test_a_shard_that_comes_back_empty_is_filled_again_and_knows_the_parameters(
     assert two.replay.params().uniform_share == 0.5
 
 
+def test_a_snapshot_goes_onto_the_shards_that_are_there(
+    two: Servers, make_samples: Samples, tmp_path: Path
+) -> None:
+    for sequence in range(4):
+        made = make_samples(4) + make_samples(1, split="probe")
+        two.replay.insert(made, producer="a", sequence=sequence)
+    assert two.replay.snapshot(tmp_path / "buffer.zip") == 20
+    two.servers[1].stop()
+    assert two.replay.restore(tmp_path / "buffer.zip") == 10
+    info = two.replay.info()
+    assert (info.size, info.probe_size, info.shards_left_out) == (8, 2, 1)
+    assert len(np.unique(two.replay.sample(200, seed=0).identities)) == 8
+    assert two.replay.info().redraws == 0
+    assert len(two.replay.probe(2).images) == 2
+
+
 def until_back(two: Servers, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(100):
