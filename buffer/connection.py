@@ -125,7 +125,9 @@ class Connection:
         step = max(1, min(MOST_KEYS, CHUNK_BYTES // max(1, expected_bytes)))
         found: list[bytes | None] = []
         for start in range(0, len(keys), step):
-            found += self._ask(partial(self._client.mget, keys[start : start + step]))
+            found += self._ask(
+                partial(self._client.execute_command, "MGET", *keys[start : start + step])
+            )
         return found
 
     def delete(self, keys: Sequence[str]) -> None:
