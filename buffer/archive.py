@@ -129,10 +129,12 @@ class Archive:
             yield Chunk(items[kept], [payloads[row] for row in kept.tolist()])
 
     def ranks(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """``[N]``: the place of each wanted item among them, the oldest first."""
-        rows = np.flatnonzero(wanted)
+        """``[N]``: the place of each wanted item among those of its split, the oldest first."""
+        probes = self.items["probe"].astype(bool)
         places = np.zeros(len(wanted), dtype=np.int64)
-        places[rows[self._by_age(rows)]] = np.arange(len(rows))
+        for split in (~probes, probes):
+            rows = np.flatnonzero(wanted & split)
+            places[rows[self._by_age(rows)]] = np.arange(len(rows))
         return places
 
     def newest(self, capacity: int, probe_capacity: int) -> NDArray[np.bool_]:

@@ -20,13 +20,15 @@ from buffer.errors import SchemaError
 from buffer.layout import (
     HEADER,
     INTACT,
-    MAGIC,
     SPLITS,
     Layout,
     Place,
     layout_of,
 )
-from buffer.sample import IDENTITY_DTYPE, SCHEMA_VERSION
+from buffer.sample import IDENTITY_DTYPE
+
+_BEGIN = 6
+"""Bytes of magic and schema version, in front of everything."""
 
 
 class Columns(NamedTuple):
@@ -85,25 +87,23 @@ def read(payloads: Sequence[bytes | None]) -> list[tuple[NDArray[np.intp], Colum
         layout. Payloads that are missing, damaged or foreign are in none of them.
     """
     checked = [payload or b"" for payload in payloads]
-    sums = np.fromiter(map(crc32, checked), dtype=np.uint32, count=len(checked))
-    lengths = np.fromiter(map(len, checked), dtype=np.int64, count=len(checked))
-    left = np.flatnonzero((sums == INTACT) & (lengths > HEADER.itemsize))
+    left = [row for row, payload in enumerate(checked) if crc32(payload) == INTACT]
     groups = []
-    while left.size:
-        first = checked[left[0]]
+    while left:
         try:
-            layout = layout_of(first)
+            layout = layout_of(checked[left[0]])
         except SchemaError:
             left = left[1:]
             continue
-        alike = lengths[left] == layout.length
-        rows = left[alike]
+        rows = [row for row in left if len(checked[row]) == layout.length]
         whole = len(rows) == len(checked)
-        data = bytearray().join(checked if whole else [checked[row] for row in rows.tolist()])
+        data = bytearray().join(checked if whole else [checked[row] for row in rows])
         same, samples = _parsed(np.frombuffer(data, dtype=np.uint8), layout)
-        groups.append((rows[same], samples))
-        alike[alike] = same
-        left = left[~alike]
+        alike = np.array(rows, dtype=np.intp)[same]
+        groups.append((alike, samples))
+        if len(alike) == len(left):
+            break
+        left = sorted(set(left).difference(alike.tolist()))
     return groups
 
 
@@ -159,9 +159,10 @@ def _parsed(data: NDArray[np.uint8], layout: Layout) -> tuple[NDArray[np.bool_],
     # Once through memory for all that is looked at again.
     heads = np.ascontiguousarray(matrix[:, : layout.image.start])
     headers = heads[:, : HEADER.itemsize].view(HEADER)[:, 0]
-    forms = heads[:, HEADER.itemsize :].view(f"V{heads.shape[1] - HEADER.itemsize}")[:, 0]
-    same: NDArray[np.bool_] = (forms == forms[0]) & (headers["split"] < len(SPLITS))
-    same &= (headers["magic"] == MAGIC) & (headers["schema"] == SCHEMA_VERSION)
+    begin, form = heads[:, :_BEGIN].view(f"V{_BEGIN}"), heads[:, HEADER.itemsize :]
+    form = form.view(f"V{form.shape[1]}")
+    same: NDArray[np.bool_] = ((begin == begin[0]) & (form == form[0]))[:, 0]
+    same &= headers["split"] < len(SPLITS)
     if not same.all():
         matrix, headers = matrix[same], headers[same]
     targets = {name: _values(matrix, place) for name, place in layout.targets.items()}

@@ -127,8 +127,9 @@ class BufferTable(Table):
     """The prioritised replay buffer. The controller may change what has a start value."""
 
     url: str | None = None
-    """Redis URL (``redis://``, ``rediss://`` or ``unix://``), or several separated by commas: one
-    buffer on all of them. ``None``: a private server is started for the run."""
+    """Redis URL (``redis://``, ``rediss://`` or ``unix://``), of a Redis Cluster any node's, or
+    several separated by commas: one buffer on all of them. ``None``: a private server is started
+    for the run."""
     capacity: Annotated[int, Field(ge=2, le=2**24)] = 5000
     """Training samples held; the paper uses a tenth of the original training set."""
     probe_capacity: Annotated[int, Field(ge=0, le=2**20)] = 256
@@ -171,7 +172,8 @@ class BufferTable(Table):
     """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
     of the larger side."""
     shards: Positive | None = None
-    """Parts of the buffer, on the servers of ``url`` in turn; default: one on each."""
+    """Parts of the buffer, on the servers of ``url`` in turn; default: one on each. On a Redis
+    Cluster 4 are spread over its nodes."""
     cache_mebibytes: Annotated[int, Field(ge=0)] = 256
     """Memory in which each reader keeps the samples it has seen; 0 fetches every draw anew."""
     lease_seconds: Annotated[float, at_least(1.0, "inserts would take longer, and fail")] = 300.0

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from hashlib import sha1
 from typing import Any, TypeVar
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.commands.core import Script
-from redis.exceptions import MasterDownError, NoPermissionError, OutOfMemoryError
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ClusterError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisClusterException,
+    TryAgainError,
+)
 from redis.retry import Retry
 
 from buffer.errors import BufferUnavailable, ConfigError, ProtocolMismatch
@@ -31,7 +42,10 @@ READ_BYTES = 128 << 10
 
 _SCHEME = re.compile(r"\w+")
 _PLACE = re.compile(r"[\w.-]+(:\d+)?|\[[\da-fA-F:.]+\](:\d+)?|/.*")
-_PASSING = (OutOfMemoryError, redis.ReadOnlyError, NoPermissionError, MasterDownError)
+_PASSING = (
+    *(OutOfMemoryError, redis.ReadOnlyError, NoPermissionError),
+    *(AskError, TryAgainError, ClusterDownError, NoScriptError),
+)
 _PASSING_REPLY = re.compile(
     r"\b(OOM|LOADING|READONLY|BUSY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOPERM)\b"
 )
@@ -41,10 +55,11 @@ Answer = TypeVar("Answer")
 
 
 class Connection:
-    """A checked connection to a Redis server. May be used from several threads.
+    """A checked connection to a Redis server, or cluster. May be used from several threads.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://`` or ``unix://``; of a Redis Cluster any node's, but no
+            socket's. There, keys that are asked for together must have one hash tag.
 
     Raises:
         ConfigError: the URL is none, or the server is set to drop keys when memory runs out.
@@ -55,14 +70,15 @@ class Connection:
 
     def __init__(self, url: str) -> None:
         self._where = host_of(url)
+        self._clustered = False
+        options: dict[str, Any] = {
+            "decode_responses": False,
+            "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_read_size": READ_BYTES,
+            "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
+        }
         try:
-            self._client: Any = redis.Redis.from_url(
-                url,
-                decode_responses=False,
-                socket_timeout=SOCKET_TIMEOUT_SECONDS,
-                socket_read_size=READ_BYTES,
-                retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
-            )
+            self._client: Any = redis.Redis.from_url(url, **options)
         except ValueError:
             # Not what it says, nor where it comes from: both could show a part of the password.
             raise ConfigError(
@@ -70,6 +86,10 @@ class Connection:
                 "or unix://, and has %40 %2F %3F %23 for @ / ? # in a password"
             ) from None
         try:
+            if self._ask(lambda: self._client.info("cluster")).get("cluster_enabled"):
+                self.close()
+                self._client = self._ask(lambda: _Cluster.from_url(url, **options))
+                self._clustered = True
             self._check_memory_policy()
         except BaseException:
             self.close()
@@ -82,8 +102,18 @@ class Connection:
 
     def script(self, source: str) -> Callable[[Sequence[str], Sequence[Any]], Any]:
         """A function of KEYS and ARGV that runs a Lua script, loading it when needed."""
-        script: Script = self._client.register_script(source)
-        return lambda keys, arguments: self._ask(lambda: script(keys=keys, args=arguments))
+        sha = sha1(source.encode()).hexdigest()
+
+        def run(keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+            try:
+                return self._client.evalsha(sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                # Not to all nodes of a cluster, as redis-py does: others may be away. It is lost
+                # again if the server is restarted, or the slot moves, before the next line.
+                self._server_of(keys[0]).script_load(source)
+                return self._client.evalsha(sha, len(keys), *keys, *arguments)
+
+        return lambda keys, arguments: self._ask(partial(run, keys, arguments))
 
     def store(self, values: Mapping[str, bytes]) -> None:
         """Writes payloads, in chunks."""
@@ -95,7 +125,9 @@ class Connection:
         step = max(1, min(MOST_KEYS, CHUNK_BYTES // max(1, expected_bytes)))
         found: list[bytes | None] = []
         for start in range(0, len(keys), step):
-            found += self._ask(partial(self._client.mget, keys[start : start + step]))
+            found += self._ask(
+                partial(self._client.execute_command, "MGET", *keys[start : start + step])
+            )
         return found
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -139,11 +171,13 @@ class Connection:
 
     def close(self) -> None:
         """Closes every socket."""
+        if self._clustered:
+            self._client.disconnect_connection_pools()
         self._client.close()
 
     def _try_to_publish(self, key: str, value: bytes, version: Version) -> bool:
         """Whether it is settled: replaced, or a newer one is there."""
-        with self._client.pipeline() as pipe:
+        with self._client.pipeline(transaction=True) as pipe:
             pipe.watch(Keys.version_of(key))
             if _version(pipe.get(Keys.version_of(key))) > version:
                 return True
@@ -157,23 +191,49 @@ class Connection:
             return True
 
     def _check_memory_policy(self) -> None:
-        policy = self._ask(lambda: self._client.info("memory")).get("maxmemory_policy")
+        if not self._clustered:
+            self._refuse_eviction(self._client)
+        else:
+            for node in self._client.get_primaries():
+                # One that is away is missed by those only whose keys are there.
+                with suppress(BufferUnavailable):
+                    self._refuse_eviction(node.redis_connection)
+
+    def _refuse_eviction(self, server: Any) -> None:
+        policy = self._ask(lambda: server.info("memory")).get("maxmemory_policy")
         if policy != "noeviction":
             raise ConfigError(
                 f"maxmemory-policy ({policy}) of the Redis server at {self._where} is not "
                 "noeviction: it would silently drop samples when memory runs out"
             )
 
+    def _server_of(self, key: str) -> Any:
+        if not self._clustered:
+            return self._client
+        return self._client.get_node_from_key(key).redis_connection
+
     def _ask(self, call: Callable[[], Answer]) -> Answer:
         try:
             return call()
-        except redis.RedisError as error:
+        except (redis.RedisError, RedisClusterException) as error:
             if _is_a_refused_command(error):
                 raise ProtocolMismatch(
                     f"Redis at {self._where} cannot do what we ask, its keys or its version are "
                     f"not ours: {error}"
                 ) from error
             raise BufferUnavailable(f"Redis at {self._where}: {error}") from error
+
+
+class _Cluster(RedisCluster):
+    """A cluster's client that says so where redis-py's goes on with a node that is ``None``.
+
+    That is one which it does not know, since it has no slot yet, and to which one is moving.
+    """
+
+    def get_redis_connection(self, node: ClusterNode | None) -> redis.Redis:
+        if node is None:
+            raise ClusterError("keys are moving to a node that is not known yet")
+        return super().get_redis_connection(node)
 
 
 def host_of(url: str) -> str:
@@ -189,7 +249,7 @@ def host_of(url: str) -> str:
     return f"{scheme}://{'...' if hidden else host}" if separator else "..."
 
 
-def _is_a_refused_command(error: redis.RedisError) -> bool:
+def _is_a_refused_command(error: Exception) -> bool:
     """Whether the server would answer the same every time."""
     passing = isinstance(error, _PASSING) or _PASSING_REPLY.search(str(error))
     return isinstance(error, redis.ResponseError) and not passing

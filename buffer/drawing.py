@@ -66,9 +66,10 @@ class Drawing:
         pieces: list[Columns] = []
         rounds: list[Draws] = []
         left = n
-        for round_seed in self._seeds(seed):
+        generator = np.random.default_rng(self._seed() if seed is None else seed)
+        for _ in range(REDRAW_ROUNDS):
             purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
-            answer = self._ask_for(left, round_seed, purpose, common)
+            answer = self._ask_for(generator.random(left), purpose, common)
             names = self._identities(answer.incarnation, answer.draws)
             found, intact = self._payloads.read(names)
             if found is not None:
@@ -106,25 +107,21 @@ class Drawing:
             raise RateLimited(answer.reason, answer.retry_after_seconds)
         return answer
 
-    def _ask_for(self, n: int, seed: int, purpose: Purpose, common: bytes) -> Drawn:
+    def _ask_for(self, points: NDArray[np.float64], purpose: Purpose, common: bytes) -> Drawn:
         answer: Drawn | Refused
         if self._in_order and purpose != "look":
-            answer = self._scripts.take(n)
-        elif not common and pays(self._table, n):
-            answer = self._slots.sample(n, seed, purpose)
+            answer = self._scripts.take(len(points))
+        elif not common and pays(self._table, len(points)):
+            answer = self._slots.sample(points, purpose)
         else:
-            answer = self._scripts.sample(n, seed, purpose, common)
+            answer = self._scripts.sample(points, purpose, common)
         if isinstance(answer, Refused):
             raise RateLimited(answer.reason, answer.retry_after_seconds)
         return answer
 
-    def _seeds(self, seed: int | None) -> list[int]:
-        """A 31-bit seed for each round, mixed: the server's generator takes them as they are."""
-        if seed is None:
-            with self._lock:
-                seed = int(self._generator.integers(2**63))
-        words = np.random.SeedSequence(seed).generate_state(REDRAW_ROUNDS)
-        return [int(word) >> 1 for word in words]
+    def _seed(self) -> int:
+        with self._lock:
+            return int(self._generator.integers(2**63))
 
     def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
         return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])

@@ -1,23 +1,8 @@
-"""What a replay buffer promises, whichever one it is.
+"""The operations of a replay buffer, whichever one it is.
 
-:class:`~buffer.replay.ReplayBuffer` (Redis) and :class:`~buffer.memory.InMemoryReplayBuffer` (the
-tests' oracle) both keep it. The promises:
-
-1. Each operation is atomic and totally ordered within its shard, but for those that move payloads:
-   an insert is two atomic steps (slots are reserved, which evicts; samples are committed, all that
-   are left at once), a draw is one per round (a sample that was evicted meanwhile is drawn again),
-   probes and snapshots are read after they were chosen, ``update_priorities`` is atomic per 1024,
-   ``reset`` deletes payloads before it begins.
-2. A committed sample is immutable until evicted; an identity never names two different images.
-3. Inserts are idempotent on (producer, epoch, sequence): delivering one twice is safe. Each process
-   that inserts under a producer's name has an epoch of its own; a newer process ends the older's
-   inserts, which are answered as duplicates and logged as a warning.
-4. Draws are i.i.d. with replacement, each with the probability it was drawn with.
-5. Priority updates are last-writer-wins by version and never resurrect an evicted sample.
-6. Nothing blocks in the server: an operation the limiter refuses is answered at once, with when to
-   retry. Of the two sides at least one is always admitted, so they cannot stall each other.
-7. A server that lost its data is filled again by whoever comes next: epochs follow its clock, and
-   attempts go on from what the role's live process publishes.
+:class:`~buffer.replay.ReplayBuffer` (Redis), :class:`~buffer.shards.ShardedReplayBuffer` (several
+servers) and :class:`~buffer.memory.InMemoryReplayBuffer` (the tests' oracle) have them, and keep
+what the docstring of the package :mod:`buffer` promises.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ All keys of a shard begin with ``{ssdkd:<run>:<shard>}:``. The braces are a hash
 keeps all of them on one node, and one ACL pattern (``~{ssdkd:<run>:<shard>}:*``) covers them.
 
 ==================  ======  ========================================================================
-meta                hash    ``protocol incarnation created`` and the limits of ``buffer.config``
+meta                hash    ``protocol incarnation created``, the limits of ``buffer.config``, and
+                            ``process least_generation``: see ``lua/reserve.lua``
 params              hash    the sampling parameters in force, one field each; absent is ''
 counters            hash    sizes, heads, totals, the limiter's ``balance``, ``warm`` (0 or 1),
                             ``changes`` of what is drawn from

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from buffer.connection import Connection
-from buffer.errors import BufferUnavailable, ConfigError
+from buffer.connection import Connection, host_of
+from buffer.errors import BufferUnavailable, ConfigError, SsdkdError
 from buffer.keys import Keys
 from buffer.sources import source
 
@@ -20,42 +21,42 @@ HELD_SECONDS = 15.0
 
 
 class RunLease:
-    """Holds the name of a run on a Redis server while it is open; renewed by a thread.
+    """Holds the name of a run on its Redis servers while it is open; renewed by threads.
 
-    Without it a second pipeline of the same name would empty the buffer of the first.
+    Without it a second pipeline of the same name would empty the buffer of the first. Of several
+    servers each that can be reached holds the name, so that two pipelines meet whichever is away.
 
     Args:
-        url: of the Redis server; of several the first holds the name.
+        url: of the Redis server, or of several, separated by commas.
         run: the name.
 
     Raises:
-        BufferUnavailable: the server cannot be reached, or refuses us.
-        ConfigError: on entering: a run of this name is alive.
+        BufferUnavailable: on entering: no server can be reached, or all refuse us.
+        ConfigError: on entering: a run of this name is alive, or a server is not to be used.
     """
 
     def __init__(self, url: str, run: str) -> None:
         self._run = run
-        self._keys = [*Keys(run).scripted, Keys(run).owner]
-        self._token = secrets.token_hex(8)
-        self._lost = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="run lease", daemon=True)
-        self._connection = Connection(url.split(",")[0])
-        self._hold = self._connection.script(source("hold"))
-        self._give_up = self._connection.script(source("give_up"))
+        token = secrets.token_hex(8)
+        self._names = [_Name(part, run, token) for part in url.split(",")]
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
-            if not self._held():
-                raise ConfigError(
-                    f"run.name ({self._run}): a run of this name is alive on the Redis server at "
-                    f"{self._connection.where}, and this one would empty its buffer; use another "
-                    f"name, or end that run (the name is free {HELD_SECONDS:g} s after its end)"
-                )
-        except BaseException:
-            self._connection.close()
-            raise
-        self._thread.start()
+        failures = []
+        with ExitStack() as stack:
+            for name in self._names:
+                stack.callback(name.give_up)
+                try:
+                    self._take(name)
+                except BufferUnavailable as error:
+                    failures.append(error)
+            if len(failures) == len(self._names):
+                raise failures[0]
+            self._open = stack.pop_all()
+        for failure in failures:
+            logger.warning("the name of the run is not held everywhere: %s", failure)
+        for name in self._names:
+            name.keep()
         return self
 
     def __exit__(
@@ -64,13 +65,7 @@ class RunLease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._thread.join()
-        try:
-            self._give_up(self._keys, [self._token])
-        except BufferUnavailable as failure:  # it expires by itself
-            logger.warning("the name of the run could not be given back: %s", failure)
-        self._connection.close()
+        self._open.close()
 
     @property
     def lost(self) -> bool:
@@ -79,14 +74,56 @@ class RunLease:
         Known a few seconds later. It stays so, though the other should end: the name alone would
         not bring the data back.
         """
-        return self._lost
+        return any(name.lost for name in self._names)
 
-    def _held(self) -> bool:
-        return bool(self._hold(self._keys, [self._token, int(1000 * HELD_SECONDS)]))
+    def _take(self, name: _Name) -> None:
+        if not name.hold():
+            raise ConfigError(
+                f"run.name ({self._run}): a run of this name is alive on the Redis server at "
+                f"{name.where}, and this one would empty its buffer; use another "
+                f"name, or end that run (the name is free {HELD_SECONDS:g} s after its end)"
+            )
+
+
+class _Name:
+    """The name of a run on one server, which need not be there yet."""
+
+    def __init__(self, url: str, run: str, token: str) -> None:
+        self.where = host_of(url)
+        self.lost = False
+        self._url, self._token = url, token
+        self._keys = [*Keys(run).scripted, Keys(run).owner]
+        self._connection: Connection | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="run lease", daemon=True)
+
+    def hold(self) -> bool:
+        """Takes the name, or holds it longer: whether it is ours."""
+        if self._connection is None:
+            self._connection = Connection(self._url)
+        hold = self._connection.script(source("hold"))
+        return bool(hold(self._keys, [self._token, int(1000 * HELD_SECONDS)]))
+
+    def keep(self) -> None:
+        """Holds it until it is given up."""
+        self._thread.start()
+
+    def give_up(self) -> None:
+        """Lets others have it, if it is ours."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._connection is None:
+            return
+        try:
+            self._connection.script(source("give_up"))(self._keys, [self._token])
+        except BufferUnavailable as failure:  # it expires by itself
+            logger.warning("the name of the run could not be given back: %s", failure)
+        self._connection.close()
 
     def _renew(self) -> None:
-        while not self._lost and not self._ended.wait(HELD_SECONDS / 3):
+        while not self.lost and not self._ended.wait(HELD_SECONDS / 3):
             try:
-                self._lost = not self._held()
-            except BufferUnavailable as failure:
+                self.lost = not self.hold()
+            except SsdkdError as failure:
                 logger.warning("the name of the run could not be renewed: %s", failure)

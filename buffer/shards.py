@@ -37,7 +37,7 @@ from buffer.batches import (
 )
 from buffer.columns import Columns, joined
 from buffer.config import BufferTable
-from buffer.division import common_of, share_of, together
+from buffer.division import common_of, share_of, table_of_shard, together
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
@@ -237,15 +237,15 @@ class ShardedReplayBuffer:
     def snapshot(self, path: Path) -> int:
         """See :meth:`buffer.interface.Replay.snapshot`: of the shards that can be reached."""
         dumps = [made for _, made in self._members.ask_all(ReplayBuffer.dump)]
-        return write(
-            path, together([made.meta for made in dumps]), chain(*(d.chunks for d in dumps))
-        )
+        chunks = chain(*(made.chunks for made in dumps))
+        return write(path, together([made.meta for made in dumps]), chunks)
 
     def restore(self, path: Path) -> int:
         """See :meth:`buffer.interface.Replay.restore`: onto the shards that can be reached."""
         with Archive(path) as archive:
-            wanted = archive.newest(self._table.capacity, self._table.probe_capacity)
             live = self._members.live()
+            own = table_of_shard(self._table, len(self._members))
+            wanted = archive.newest(len(live) * own.capacity, len(live) * own.probe_capacity)
             turn = archive.ranks(wanted) % len(live)
             meta = share_of(archive.meta, len(live))
             loaded = 0

@@ -61,19 +61,17 @@ class SlotTable:
         self._uniform = table.selector == "uniform"
         self._known: _Table | None = None
 
-    def sample(self, draws: int, seed: int, purpose: Purpose) -> Drawn | Refused:
+    def sample(self, points: NDArray[np.float64], purpose: Purpose) -> Drawn | Refused:
         """Draws training samples; see :meth:`buffer.scripts.Scripts.sample`."""
         known = self._known
         version = (known.answer.incarnation, known.answer.changes) if known else (-1, -1)
-        answer = self._scripts.slots(draws, purpose, version)
+        answer = self._scripts.slots(len(points), purpose, version)
         if isinstance(answer, Refused):
             return answer
         table = self._table(answer, known)
         self._known = table
-        picks = np.searchsorted(
-            table.cumulative, np.random.default_rng(seed).random(draws), side="right"
-        )
-        drawn = np.empty(draws, dtype=DRAW)
+        picks = np.searchsorted(table.cumulative, points, side="right")
+        drawn = np.empty(len(points), dtype=DRAW)
         drawn["slot"], drawn["generation"] = table.slots[picks], table.items["generation"][picks]
         drawn["probability"] = table.chances[picks]
         return Drawn(

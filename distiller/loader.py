@@ -22,6 +22,7 @@ from buffer.errors import BufferUnavailable, RateLimited, Starved
 from buffer.interface import Replay
 from buffer.sample import Batch
 from buffer.version import Version
+from buffer.waiting import Waits
 
 SHORTEST_WAIT_SECONDS = 0.01
 UNAVAILABLE_WAIT_SECONDS = 1.0
@@ -53,17 +54,19 @@ class _Patience:
 class ReplayLoader:
     """Draws batches ahead of the training step.
 
-    A draw that the buffer refuses is repeated after the time it names, give or take half of it, so
-    that refused workers do not come back together. The same holds while the buffer is unreachable.
+    A draw that the buffer refuses is repeated after about the time it names. The same holds while
+    the buffer is unreachable.
 
     Args:
         replay: where samples are drawn; used from the loader's thread.
         batch_size: B.
         prefetch: batches drawn ahead of the one in hand.
-        seed: makes the sequence of draws reproducible over an unchanging buffer.
+        seed: makes the sequence of draws reproducible over an unchanging buffer; and of the jitter,
+            which spreads workers that were refused together.
         max_waiting_seconds: a draw refused for so long, while nothing was inserted either, is an
             error.
         student_step: tells the current student step, from which ages are counted.
+        note: is told how long each wait after a refusal was, in seconds, in the loader's thread.
         clock: monotonic seconds.
 
     Attributes:
@@ -79,6 +82,7 @@ class ReplayLoader:
         seed: int,
         max_waiting_seconds: float,
         student_step: Callable[[], int] = lambda: 0,
+        note: Callable[[float], None] = lambda seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replay = replay
@@ -90,6 +94,7 @@ class ReplayLoader:
         self._slots = threading.Semaphore(prefetch)
         self._drawn: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._waits = Waits(seed=seed, stopping=self._stop, note=note)
         self._thread = threading.Thread(target=self._run, name="replay-loader", daemon=True)
         self.waiting_seconds = 0.0
 
@@ -167,7 +172,7 @@ class ReplayLoader:
                 f"buffer says: {refusal}"
             ) from refusal
         named = getattr(refusal, "retry_after_seconds", UNAVAILABLE_WAIT_SECONDS)
-        self._stop.wait(max(SHORTEST_WAIT_SECONDS, named) * self._random.uniform(0.5, 1.5))
+        self._waits.wait(max(SHORTEST_WAIT_SECONDS, named))
 
 
 class _Update(NamedTuple):

@@ -39,12 +39,25 @@ class DistillerMetrics:
         self.waiting = Counter(
             "ssdkd_distiller_waiting_seconds_total", "Time waiting for batches.", registry=registry
         )
+        self.refused = Counter(
+            "ssdkd_distiller_refused_seconds_total",
+            "Time waited after draws that the buffer refused, or did not answer.",
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "ssdkd_distiller_refusals_total", "How often it waited so.", registry=registry
+        )
         self.step_seconds = Histogram(
             "ssdkd_distiller_step_seconds",
             "Duration of a student step.",
             buckets=STEP_BUCKETS,
             registry=registry,
         )
+
+    def observe_refusal(self, waited_seconds: float) -> None:
+        """Counts a wait after a draw that the buffer refused, or did not answer."""
+        self.refusals.inc()
+        self.refused.inc(waited_seconds)
 
     def observe_step(self, result: StepResult, *, seconds: float, waited_seconds: float) -> None:
         """Counts one step.

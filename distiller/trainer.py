@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
+from prometheus_client import CollectorRegistry
 
 from buffer.errors import Interrupted, Starved
 from buffer.interface import Replay
@@ -53,7 +54,7 @@ class Trainer:
         origin: where this training begins; the attempts of one training have the same.
         end_asked: whether the training was asked to end early; rank 0's counts.
         journal: file for rank 0's reports; ``None`` writes nothing.
-        metrics: counted in; ``None`` counts nothing.
+        metrics: defaults to metrics on a registry of its own.
         clock: monotonic seconds.
     """
 
@@ -74,7 +75,7 @@ class Trainer:
         self._config, self._replay, self._attempt = config, replay, attempt
         self._ranks, self._device = ranks or Ranks(), device or torch.device("cpu")
         self._origin, self._end_asked = origin, end_asked
-        self._metrics, self._clock = metrics, clock
+        self._metrics, self._clock = metrics or DistillerMetrics(CollectorRegistry()), clock
         self.tally = Tally()
         self.budget = Budget(config.run, self.tally, clock=clock)
         self.pair = build_pair(config, ranks=self._ranks, device=self._device)
@@ -111,6 +112,7 @@ class Trainer:
             seed=self.seed(DRAWS),
             max_waiting_seconds=table.max_waiting_seconds,
             student_step=lambda: self.tally.step,
+            note=self._metrics.observe_refusal,
         )
 
     def _build_reporter(self, journal: Path | None) -> Reporter:
@@ -248,8 +250,7 @@ class Trainer:
         self._busy_seconds += seconds
         waited = self._loader.waiting_seconds - self._waiting_counted
         self._waiting_counted += waited
-        if self._metrics is not None:
-            self._metrics.observe_step(result, seconds=seconds, waited_seconds=waited)
+        self._metrics.observe_step(result, seconds=seconds, waited_seconds=waited)
 
     def _finish(self) -> dict[str, Any]:
         if self.tally.step == 0:

@@ -262,6 +262,7 @@ class Synthesizer:
             return result.inserted
 
     def _count_waiting(self, seconds: float) -> None:
+        self._metrics.waits.inc()
         self._metrics.waiting.inc(seconds)
         total = self._status.waiting_seconds + seconds
         self._status = replace(self._status, waiting_seconds=total)

@@ -32,6 +32,9 @@ class SynthesizerMetrics:
             "Time spent waiting for permits, or for a buffer that is away.",
             registry=registry,
         )
+        self.waits = Counter(
+            "ssdkd_synthesizer_waits_total", "How often it waited so.", registry=registry
+        )
         self.loss = Gauge(
             "ssdkd_synthesizer_loss",
             "Mean of each loss term in the newest round, before its weight.",

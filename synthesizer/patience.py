@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from buffer.errors import BufferUnavailable
+from buffer.waiting import Waits
 
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 5.0
@@ -36,8 +36,8 @@ class Patience:
         stopping: threading.Event,
         note: Callable[[float], None],
     ) -> None:
-        self._seconds, self._stopping, self._note = seconds, stopping, note
-        self._jitter = random.Random(seed)
+        self._seconds, self._stopping = seconds, stopping
+        self._waits = Waits(seed=seed, stopping=stopping, note=note)
 
     def insist(self, call: Callable[[], Answer]) -> Answer:
         """Repeats a call while the buffer is away, ever more slowly.
@@ -55,15 +55,9 @@ class Patience:
                 deadline = now + self._seconds if deadline is None else deadline
                 if self._stopping.is_set() or now + pause > deadline:
                     raise
-            self._wait(pause * self._jitter.uniform(0.5, 1.0))
+            self._waits.wait(pause)
             pause = min(2.0 * pause, LONGEST_BACKOFF_SECONDS)
 
     def pause(self, retry_after_seconds: float) -> None:
         """Waits as long as the limiter says, or a little less or more."""
-        seconds = min(retry_after_seconds, LONGEST_PERMIT_WAIT_SECONDS)
-        self._wait(seconds * self._jitter.uniform(0.75, 1.25))
-
-    def _wait(self, seconds: float) -> None:
-        begun = time.monotonic()
-        self._stopping.wait(seconds)
-        self._note(time.monotonic() - begun)
+        self._waits.wait(min(retry_after_seconds, LONGEST_PERMIT_WAIT_SECONDS))

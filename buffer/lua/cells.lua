@@ -58,8 +58,10 @@ local function write_slots()
   end
 end
 
+local CELL_KEY = CELL:gsub('%%', '%%%%') .. '%d'
+
 local function cell_key(cell)
-  return format('%s%d', CELL, cell)
+  return format(CELL_KEY, cell)
 end
 
 -- The directory, packed, without what is left over behind it.
@@ -172,7 +174,9 @@ local function write_groups()
   end
   close_gaps(vacant, entries)
   if next(groups) then
-    count('changes', 1)
+    -- After the clock, so that no number comes back with an older snapshot of the server.
+    local changes = math.max(number(COUNTERS, 'changes') + 1, floor(1e6 * now()))
+    call('HSET', COUNTERS, 'changes', text(changes))
   end
 end
 

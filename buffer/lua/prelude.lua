@@ -43,6 +43,11 @@ local function now()
   return tonumber(time[1]) + tonumber(time[2]) / 1e6
 end
 
+-- Of the server as it runs now: another one after each start.
+local function process_id()
+  return call('INFO', 'server'):match('run_id:(%x+)')
+end
+
 local function number(key, field)
   return tonumber(redis.call('HGET', key, field))
 end
@@ -66,7 +71,8 @@ local function create(incarnation, meta, params)
   for field, value in pairs(meta) do
     redis.call('HSET', META, field, value)
   end
-  redis.call('HSET', META, 'incarnation', incarnation, 'created', string.format('%.6f', now()))
+  redis.call('HSET', META, 'incarnation', incarnation, 'created', string.format('%.6f', now()),
+    'process', process_id(), 'least_generation', 0)
   local slots = meta.capacity + meta.probe_capacity
   redis.call('SETRANGE', SLOTS, slots * RECORD_BYTES - 1, '\0')
   redis.call('HSET', COUNTERS, 'size', 0, 'head', 0, 'inserted', 0, 'evicted', 0,

@@ -80,6 +80,15 @@ for name, form in pairs(schema) do
   redis.call('HSET', SCHEMA, name, form)
 end
 
+-- A server that came back with an older snapshot of itself has forgotten generations that clients
+-- know. Those it gives from then on are above the hundredths of a second since the buffer began: no
+-- ring is turned that often.
+if call('HGET', META, 'process') ~= process_id() then
+  local age = floor(100 * (time - number(META, 'created')))
+  call('HSET', META, 'process', process_id(), 'least_generation', text(age))
+end
+local least = number(META, 'least_generation')
+
 local capacity = number(META, 'capacity')
 if probes > 0 then
   from_ring(capacity, number(META, 'probe_capacity'), 'probe_head', probes, slots)
@@ -97,7 +106,8 @@ for i, slot in ipairs(slots) do
       lost_probes = lost_probes + 1
     end
   end
-  record.state, record.generation, record.attempt, record.step = RESERVED, record.generation + 1, 0, 0
+  record.state, record.attempt, record.step = RESERVED, 0, 0
+  record.generation = math.max(record.generation + 1, least)
   write_slot(record)
   reserved[i] = pack(NAME, slot, record.generation)
 end

@@ -2,19 +2,18 @@
 -- defines. Repeating a call whose answer was lost counts its draws twice in the limiter.
 --
 -- KEYS     as in prelude.lua
--- ARGV[1]  draws
--- ARGV[2]  seed in [0, 2^31)
--- ARGV[3]  'draw'; 'redraw' if these draws replace some of an earlier call, which the limiter has
+-- ARGV[1]  packed float64 in [0, 1), rising: a random point of the distribution for each draw
+-- ARGV[2]  'draw'; 'redraw' if these draws replace some of an earlier call, which the limiter has
 --          counted; 'look' if it need not know of them
--- ARGV[4]  '' for a buffer of one shard, else what the `masses` of all shards make together, packed:
+-- ARGV[3]  '' for a buffer of one shard, else what the `masses` of all shards make together, packed:
 --          float64 this shard's share of the draws, items, mass; per label uint32 label, float64
 --          factor of its masses
 -- Returns  {'wait', seconds, reason: 'filling' or 'limiter'}, or a packed string: uint32
 --          incarnation, items, attempt and step of the parameters; float64 importance exponent,
---          mean of the raw weights over draws; then per draw uint32 slot, generation, float64
+--          mean of the raw weights over draws; then per point uint32 slot, generation, float64
 --          probability
--- Time     O(g + n log g) for g groups and n draws; docs/benchmarks.md has figures
-local draws, purpose = tonumber(ARGV[1]), ARGV[3]
+-- Time     O(g + n) for g groups and n draws; docs/benchmarks.md has figures
+local draws, purpose = #ARGV[1] / 8, ARGV[2]
 local refused = refusal(purpose == 'draw' and draws or 0)
 if refused then
   return refused
@@ -23,15 +22,15 @@ end
 local directory = read_directory()
 local labels, items, fresh, values, label_masses = weigh(directory)
 local share, size, total, factors = 1, number(COUNTERS, 'size'), 0, {}
-if ARGV[4] == '' then
+if ARGV[3] == '' then
   for label, mass in pairs(label_masses) do
     factors[label] = mass ^ -balance
     total = total + mass * factors[label]
   end
 else
-  share, size, total = struct.unpack('<ddd', ARGV[4])
-  for at = 25, #ARGV[4], 12 do
-    local label, factor = struct.unpack('<I4d', ARGV[4], at)
+  share, size, total = struct.unpack('<ddd', ARGV[3])
+  for at = 25, #ARGV[3], 12 do
+    local label, factor = struct.unpack('<I4d', ARGV[3], at)
     factors[label] = factor
   end
 end
@@ -49,39 +48,11 @@ for place = 1, places do
 end
 local scale = share / reached
 
--- For each of as many equal parts of the chances as there are places, where a search begins.
-local guide, parts = {}, places / reached
-do
-  local place = 1
-  for part = 0, places do
-    while place < places and cumulative[place] * parts <= part do
-      place = place + 1
-    end
-    guide[part] = place
-  end
-end
-
--- The first place whose cumulative chance exceeds the point.
-local function place_at(point)
-  local place = guide[floor(point * parts)]
-  while cumulative[place] <= point and place < places do
-    place = place + 1
-  end
-  return place
-end
-
-local opened = {}
-
--- The cell of an item of the group, its position there, and its chance.
-local function item_at(place, rest)
-  local group = opened[place]
-  if not group then
-    group = {unpack_from(COUNTS, directory, (place - 1) * GROUP_BYTES + 9)}
-    opened[place] = group
-  end
+-- The cell of an item of a group with these counts, its position there, and its chance.
+local function item_at(place, counts, rest)
   local each, found, chance = values[place], 0, 0
   for field = 1, COHORTS + 1 do
-    local held = group[field]
+    local held = counts[field]
     if held > 0 then
       chance, found = each * freshness[field] + by_count, field
       if rest < held * chance then
@@ -91,8 +62,8 @@ local function item_at(place, rest)
     end
   end
   local position = floor(rest / chance)
-  if position >= group[found] then
-    position = group[found] - 1
+  if position >= counts[found] then
+    position = counts[found] - 1
   end
   return unpack_from('<I4', directory, (place - 1) * GROUP_BYTES + 1) * 256 + found - 1, position, chance
 end
@@ -122,15 +93,16 @@ local texts = setmetatable({}, {__index = function(known, whole)
   return written
 end})
 
-math.randomseed(tonumber(ARGV[2]))
-local random = math.random
 local reply = {pack('<I4I4I4I4dd', number(META, 'incarnation'), size,
   number(PARAMS, 'version_attempt'), number(PARAMS, 'version_step'), beta, mean_weight())}
+local place, counts = 1, nil
 for i = 1, draws do
-  -- Two numbers of 31 bits: one alone could not tell the items of a large buffer apart.
-  local point = (random() + random() * 2 ^ -31) * reached
-  local place = place_at(point)
-  local cell, position, chance = item_at(place, point - (cumulative[place - 1] or 0))
+  local point = unpack_from('<d', ARGV[1], 8 * i - 7) * reached
+  while cumulative[place] <= point and place < places do
+    place, counts = place + 1, nil
+  end
+  counts = counts or {unpack_from(COUNTS, directory, (place - 1) * GROUP_BYTES + 9)}
+  local cell, position, chance = item_at(place, counts, point - (cumulative[place - 1] or 0))
   local at = position * NAME_BYTES
   reply[2 * i] = call('GETRANGE', cell_key(cell), texts[at], texts[at + NAME_BYTES - 1])
   reply[2 * i + 1] = pack('<d', chance * scale)

@@ -29,8 +29,8 @@ end
 -- group's place in the directory (its label, its items, its items discounted by age, the value of
 -- one of them), and the mass of each label.
 local function weigh(directory)
-  local labels, items, fresh, values, label_masses = {}, {}, {}, {}, {}
-  local value, place = {}, 0
+  local labels, items, values, label_masses = {}, {}, {}, {}
+  local fresh, value, place = kept < 1 and {} or items, {}, 0
   for at = 1, #directory, GROUP_BYTES do
     local level, label, held = unpack_from('<I1I3I4', directory, at)
     local left, each = held, value[level]
@@ -38,11 +38,12 @@ local function weigh(directory)
       each = 2 ^ ((level - 128) / 4 * alpha)
       value[level] = each
     end
+    place = place + 1
     if kept < 1 then
       left = discounted(directory, at)
+      fresh[place] = left
     end
-    place = place + 1
-    labels[place], items[place], fresh[place], values[place] = label, held, left, each
+    labels[place], items[place], values[place] = label, held, each
     label_masses[label] = (label_masses[label] or 0) + each * left
   end
   return labels, items, fresh, values, label_masses

@@ -72,9 +72,9 @@ def microseconds(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[flo
     return [1e6 * statistics.median(taken) / BATCH for taken in times]
 
 
-def names_of(replay: ReplayBuffer, seed: int = 0) -> np.ndarray:
+def names_of(replay: ReplayBuffer) -> np.ndarray:
     """The identities of a draw of distinct samples."""
-    drawn = replay._scripts.sample(4 * BATCH, seed)
+    drawn = replay._scripts.sample(RNG.random(4 * BATCH))
     pairs = np.unique(drawn.draws[["slot", "generation"]])[:BATCH]  # type: ignore[union-attr]
     assert len(pairs) == BATCH
     return identity_array(0, drawn.incarnation, pairs["slot"], pairs["generation"])  # type: ignore[union-attr]
@@ -125,7 +125,7 @@ def drawing_and_updating(server: TcpServer) -> None:
             )
 
         draw, up, down = microseconds(
-            lambda: scripts.sample(BATCH, next(numbers)), update(low), update(4 * low)
+            lambda: scripts.sample(RNG.random(BATCH)), update(low), update(4 * low)
         )
         (same,) = microseconds(update(4 * low))
         row(labels, len(scripts.info().groups), draw, (up + down) / 2, same)
@@ -139,8 +139,8 @@ def growing(server: TcpServer) -> None:
     table("A draw in a growing buffer, 10 labels, images of 1x2x2", "items", "us a draw")
 
     def measure(items: int) -> None:
-        replay, seeds = filled(server.url, items, shape=(1, 2, 2)), iter(range(10**9))
-        (draw,) = microseconds(lambda: replay._scripts.sample(BATCH, next(seeds)))
+        replay = filled(server.url, items, shape=(1, 2, 2))
+        (draw,) = microseconds(lambda: replay._scripts.sample(RNG.random(BATCH)))
         row(f"{items:,}", draw)
         replay.close()
 

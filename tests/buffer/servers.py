@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
 
 from buffer.server import find_binary
+
+BUS = 10_000
+"""A server of a cluster talks to the others on the port that is higher by so much."""
 
 
 class TcpServer:
@@ -27,9 +32,7 @@ class TcpServer:
     ) -> None:
         self._folder, self._options, self._tls = folder, options, tls
         self._binary = binary or find_binary()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -62,8 +65,37 @@ class TcpServer:
         with redis.Redis.from_url(self.url) as client:
             client.save()
 
+    def freeze(self, seconds: float) -> None:
+        """Answers nobody for so long."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def free_port() -> int:
+    """A port that is free, and so is that of the bus."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port = int(one.getsockname()[1])
+            try:
+                other.bind(("127.0.0.1", port + BUS))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+def until(check: Callable[[], bool]) -> None:
+    """Waits for something to come true, 20 seconds at most."""
+    for _ in range(1000):
+        if check():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it does not come true")

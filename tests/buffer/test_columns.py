@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -115,6 +117,26 @@ def test_what_is_damaged_is_left_out_and_nothing_else(
             "foreign": data.draw(st.binary(max_size=200)),
         }[kind]
     assert sorted(rows_of(read(payloads))) == sorted(set(range(len(payloads))) - damaged)
+
+
+@given(SAMPLES, st.data())
+def test_hostile_payloads_with_right_checksums_are_read_like_each_on_its_own(
+    samples: list[Sample], data: st.DataObject
+) -> None:
+    payloads = seal(prepare(samples), names(len(samples)))
+    for row, whole in enumerate(payloads):
+        content = bytearray(whole[:-4])
+        for _ in range(data.draw(st.integers(0, 3))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        payloads[row] = bytes(content) + struct.pack("<I", zlib.crc32(content))
+    found = rows_of(read(payloads))
+    for row, payload in enumerate(payloads):
+        try:
+            _, alone = decode(payload)
+        except SchemaError:
+            continue  # where it is for a name's sake: names are not read together
+        columns, place = found[row]
+        assert columns.images[place].tobytes() == alone.image.tobytes()
 
 
 def test_pieces_are_put_where_they_belong() -> None:

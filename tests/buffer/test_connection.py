@@ -80,20 +80,34 @@ def test_keys_of_another_kind_are_no_reason_to_try_again(
 
 
 def test_a_script_that_fails_is_no_reason_to_try_again(connection: Connection, run: str) -> None:
-    with pytest.raises(ProtocolMismatch, match=r"cannot do what we ask.*(?i:unknown redis)"):
+    with pytest.raises(ProtocolMismatch, match=r"cannot do what we ask.*Unknown"):
         connection.script("return redis.call('nonsense')")([run], [])
 
 
 def test_publishing_over_a_connection_that_breaks_ends(own_server: RedisServer) -> None:
-    url = breaking_at(b"EXEC", own_server)
-    connection = Connection(url)
+    connection = Connection(relayed(own_server, lambda data: b"EXEC" not in data))
     with pytest.raises(BufferUnavailable, match="key was not replaced in 3 rounds"):
         connection.publish("key", b"value", Version(1, 1))
     connection.close()
 
 
-def breaking_at(word: bytes, server: RedisServer) -> str:
-    """The address of a relay to the server that hangs up when it sees a word."""
+def test_a_script_that_is_lost_twice_is_a_reason_to_try_again(own_server: RedisServer) -> None:
+    """A server may be restarted between loading a script and running it."""
+
+    def forget(data: bytes) -> bool:
+        if b"EVALSHA" in data:
+            client.script_flush()
+        return True
+
+    with redis.Redis.from_url(own_server.url) as client:
+        connection = Connection(relayed(own_server, forget))
+        with pytest.raises(BufferUnavailable, match="No matching script"):
+            connection.script("return 1")(["key"], [])
+        connection.close()
+
+
+def relayed(server: RedisServer, passes: Callable[[bytes], bool]) -> str:
+    """The address of a relay to the server that hangs up at what does not pass."""
 
     class Relay(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -103,7 +117,7 @@ def breaking_at(word: bytes, server: RedisServer) -> str:
                     ready, _, _ = select.select([self.request, upstream], [], [])
                     for source in ready:
                         data = source.recv(65536)
-                        if not data or word in data:
+                        if not data or not passes(data):
                             return
                         (upstream if source is self.request else self.request).sendall(data)
 

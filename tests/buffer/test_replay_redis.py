@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -126,7 +128,15 @@ def test_an_attempt_resumed_after_the_server_lost_its_data_is_the_newest(
     assert replay.fetch_student(newer_than=NEVER) == (resumed, b"resumed")
 
 
-DAMAGES = ["missing", "garbage", "truncated", "older", "other slot", "other shape", "other target"]
+DAMAGES = [
+    *("missing", "garbage", "truncated", "one bit", "other version"),
+    *("older", "other slot", "other shape", "other target"),
+]
+
+
+def resealed(payload: bytes) -> bytes:
+    """With the checksum of what it now is."""
+    return payload[:-4] + struct.pack("<I", zlib.crc32(payload[:-4]))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -150,6 +160,8 @@ def test_damaged_samples_are_drawn_again_and_taken_out(
                 "missing": b"",
                 "garbage": b"x" * len(payload),
                 "truncated": payload[:-1],
+                "one bit": payload[:40] + bytes([payload[40] ^ 1]) + payload[41:],
+                "other version": resealed(payload[:4] + b"\x09\x00" + payload[6:]),
                 "older": encode(other, Identity(0, incarnation, slot, 0)),
                 "other slot": encode(other, Identity(0, incarnation, slot + 1, 1)),
                 "other shape": encode(shape, Identity(0, incarnation, slot, 1)),

@@ -38,6 +38,10 @@ def commit(scripts: Scripts, insert: Insert, reserved: Reserved) -> int:
     return scripts.commit(insert, reserved.incarnation, cells)
 
 
+def points(n: int) -> np.ndarray:
+    return np.random.default_rng(0).random(n)
+
+
 def test_a_repeated_reservation_gets_the_same_slots(make_scripts: Callable[..., Scripts]) -> None:
     scripts, insert = make_scripts(), Insert("a", 1, 1)
     first, again = reserve(scripts, insert, 2, 1), reserve(scripts, insert, 2, 1)
@@ -85,21 +89,21 @@ def test_a_hole_in_the_first_lap_does_not_keep_the_buffer_from_warming_up(
         insert = Insert(name, 1, 1)
         reserved = reserve(scripts, insert, samples)
         if name != "dead":
-            assert isinstance(scripts.sample(1, 0), Refused)
+            assert isinstance(scripts.sample(points(1)), Refused)
             commit(scripts, insert, reserved)
     assert scripts.info().counters["inserted"] == 4
     assert scripts.info().counters["size"] == 3
-    assert not isinstance(scripts.sample(1, 0), Refused)
+    assert not isinstance(scripts.sample(points(1)), Refused)
 
 
 def test_only_committed_samples_are_seen(make_scripts: Callable[..., Scripts]) -> None:
     scripts, insert = make_scripts(), Insert("a", 1, 1)
     reserved = reserve(scripts, insert, 2, 1)
-    assert isinstance(scripts.sample(1, 0), Refused)
+    assert isinstance(scripts.sample(points(1)), Refused)
     assert len(scripts.probe(4).pairs) == 0
     assert commit(scripts, insert, reserved) == 3
     assert len(scripts.probe(4).pairs) == 1
-    drawn = scripts.sample(50, 0)
+    drawn = scripts.sample(points(50))
     assert not isinstance(drawn, Refused)
     assert set(drawn.draws["slot"]) == {0, 1}
 
@@ -133,7 +137,7 @@ def test_a_commit_after_the_ring_wrapped_makes_only_what_is_left_visible(
     commit(scripts, fast, reserve(scripts, fast, 3))
     assert late.pairs["slot"].tolist() == [0, 1, 2]
     assert commit(scripts, slow, late) == 1
-    drawn = scripts.sample(200, 0)
+    drawn = scripts.sample(points(200))
     assert not isinstance(drawn, Refused)
     seen = set(drawn.draws[["slot", "generation"]].tolist())
     assert seen == {(3, 1), (0, 2), (1, 2), (2, 1)}
@@ -182,7 +186,7 @@ def test_reserving_evicts_at_once(make_scripts: Callable[..., Scripts]) -> None:
     commit(scripts, insert, reserve(scripts, insert, 4))
     reserve(scripts, Insert("a", 1, 2), 3)
     assert scripts.info().counters["size"] == 1
-    drawn = scripts.sample(50, 0)
+    drawn = scripts.sample(points(50))
     assert not isinstance(drawn, Refused)
     assert set(drawn.draws["slot"]) == {3}
 
@@ -195,7 +199,7 @@ def test_an_insert_in_progress_counts_as_permitted(make_scripts: Callable[..., S
     reserved = reserve(scripts, second, 2)
     assert scripts.permit("b", 1) is not None
     commit(scripts, second, reserved)
-    scripts.sample(10, 0)
+    scripts.sample(points(10))
     assert scripts.permit("b", 1) is None
 
 
@@ -212,7 +216,7 @@ def test_an_emptied_buffer_lets_producers_in_whatever_the_balance(
     assert scripts.permit("a", 2) is not None
     scripts.discard(reserved.incarnation, reserved.pairs)
     assert scripts.info().counters["size"] == 0
-    assert isinstance(scripts.sample(1, 0), Refused)
+    assert isinstance(scripts.sample(points(1)), Refused)
     assert scripts.permit("a", 2) is None
 
 

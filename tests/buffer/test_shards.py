@@ -1,9 +1,8 @@
-"""Several servers as one buffer: exact draws, and shards that go away and come back."""
+"""Several servers as one buffer, whose shards go away and come back."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,45 +22,9 @@ from buffer.sample import Sample
 from buffer.shards import ShardedReplayBuffer
 from buffer.version import NEVER, Version
 from tests.buffer.servers import TcpServer
-from tests.buffer.test_replay_distribution import (
-    BATCH,
-    CAPACITY,
-    CASES,
-    LEAST_P_VALUE,
-    closed_form,
-    numbers,
-    p_value,
-    skewed,
-)
 
 Make = Callable[..., Replay]
 Samples = Callable[..., list[Sample]]
-
-
-@pytest.mark.parametrize("shards", [2, 4])
-@pytest.mark.parametrize("case", CASES)
-def test_draws_over_shards_follow_the_closed_form(
-    make_sharded: Make, make_samples: Samples, case: str, shards: int
-) -> None:
-    params = SamplingParams(**CASES[case], importance_exponent=0.4)
-    replay = make_sharded(params, shards=shards, capacity=CAPACITY)
-    samples = skewed(make_samples)
-    parts = np.array_split(np.arange(CAPACITY), shards)
-    for sequence, part in enumerate(parts):
-        replay.insert([samples[i] for i in part], producer="a", sequence=sequence)
-    expected = closed_form(samples, params, shards=shards)
-    counts: Counter[int] = Counter()
-    for seed in range(25):
-        batch = replay.sample(BATCH, seed=seed)
-        drawn = numbers(batch)
-        counts.update(drawn)
-        chances = np.array([expected[serial] for serial in drawn])
-        assert np.allclose(batch.probabilities, chances, rtol=1e-9)
-        assert np.allclose(batch.weights, (CAPACITY * chances) ** -0.4, rtol=1e-9)
-        mean = sum(chance * (CAPACITY * chance) ** -0.4 for chance in expected.values())
-        assert math.isclose(batch.weight_mean, mean, rel_tol=0.02)
-        assert batch.population == CAPACITY
-    assert p_value(counts, expected) > LEAST_P_VALUE
 
 
 def test_inserts_go_to_the_shards_in_turn(make_sharded: Make, make_samples: Samples) -> None:
@@ -209,6 +172,22 @@ def test_a_shard_that_comes_back_empty_is_filled_again_and_knows_the_parameters(
     assert two.replay.params().uniform_share == 0.5
     two.servers[0].stop()
     assert two.replay.params().uniform_share == 0.5
+
+
+def test_a_snapshot_goes_onto_the_shards_that_are_there(
+    two: Servers, make_samples: Samples, tmp_path: Path
+) -> None:
+    for sequence in range(4):
+        made = make_samples(4) + make_samples(1, split="probe")
+        two.replay.insert(made, producer="a", sequence=sequence)
+    assert two.replay.snapshot(tmp_path / "buffer.zip") == 20
+    two.servers[1].stop()
+    assert two.replay.restore(tmp_path / "buffer.zip") == 10
+    info = two.replay.info()
+    assert (info.size, info.probe_size, info.shards_left_out) == (8, 2, 1)
+    assert len(np.unique(two.replay.sample(200, seed=0).identities)) == 8
+    assert two.replay.info().redraws == 0
+    assert len(two.replay.probe(2).images) == 2
 
 
 def until_back(two: Servers, caplog: pytest.LogCaptureFixture) -> None:

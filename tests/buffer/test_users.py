@@ -19,6 +19,7 @@ from buffer.params import SamplingParams
 from buffer.progress import StudentProgress
 from buffer.sample import Sample
 from buffer.version import NEVER, Version
+from tests.buffer.cluster import Cluster
 from tests.buffer.servers import TcpServer
 
 ACL = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
@@ -26,18 +27,27 @@ TABLE = BufferTable(capacity=8, probe_capacity=4, min_size_to_sample=4)
 Samples = Callable[..., list[Sample]]
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpServer]:
+@pytest.fixture(scope="module", params=["server", "cluster"])
+def guarded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TcpServer | Cluster]:
     folder = tmp_path_factory.mktemp("guarded")
-    users = "\n".join(line for line in ACL.read_text().splitlines() if line.startswith("user"))
-    (folder / "users.acl").write_text(users + "\n")
-    server = TcpServer(folder, "--aclfile", str(folder / "users.acl"))
+    users = [line for line in ACL.read_text().splitlines() if line.startswith("user")]
+    server: TcpServer | Cluster
+    if request.param == "server":
+        (folder / "users.acl").write_text("\n".join(users) + "\n")
+        server = TcpServer(folder, "--aclfile", str(folder / "users.acl"))
+    else:
+        server = Cluster(folder)
+        for client in server.clients:
+            for user in users:
+                client.execute_command("ACL SETUSER", *user.split()[1:])
     yield server
     server.stop()
 
 
 @pytest.fixture
-def as_user(guarded: TcpServer, run: str) -> Iterator[Callable[..., Replay]]:
+def as_user(guarded: TcpServer | Cluster, run: str) -> Iterator[Callable[..., Replay]]:
     made = []
 
     def open_(user: str, *, fresh: bool = False) -> Replay:
@@ -50,13 +60,13 @@ def as_user(guarded: TcpServer, run: str) -> Iterator[Callable[..., Replay]]:
         replay.close()
 
 
-def url_of(server: TcpServer, user: str) -> str:
+def url_of(server: TcpServer | Cluster, user: str) -> str:
     return server.url.replace("://", f"://{user}:CHANGE-{user}@")
 
 
 def test_together_they_do_all_the_work_of_a_run(
     as_user: Callable[..., Replay],
-    guarded: TcpServer,
+    guarded: TcpServer | Cluster,
     make_samples: Samples,
     run: str,
     tmp_path: Path,
@@ -112,7 +122,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("user", "command"), REFUSED)
 def test_everything_else_is_refused(
-    guarded: TcpServer, run: str, user: str, command: list[str]
+    guarded: TcpServer | Cluster, run: str, user: str, command: list[str]
 ) -> None:
     key = f"{{ssdkd:{run}:0}}:x:0"
     with (
@@ -131,7 +141,7 @@ def test_everything_else_is_refused(
     ],
 )
 def test_a_wrong_password_is_said_without_showing_it(
-    guarded: TcpServer, user: str, message: str
+    guarded: TcpServer | Cluster, user: str, message: str
 ) -> None:
     url = guarded.url.replace("://", f"://{user}")
     with pytest.raises(BufferUnavailable, match=message) as caught:

@@ -77,6 +77,35 @@ def test_the_loader_waits_until_the_buffer_is_filled(make_samples):
         assert loader.waiting_seconds >= 0.05
 
 
+def test_both_sides_count_every_refused_draw(make_samples):
+    table = TABLE.model_copy(update={"samples_per_insert": 1.0, "error_buffer": 8.0})
+    replay, waited = InMemoryReplayBuffer(table, seed=0), []
+    replay.insert(make_samples(8), producer="p", sequence=0)
+    with _loader(replay, prefetch=3, note=waited.append) as loader:
+        assert loader.poll(10.0) is not None
+        _eventually(lambda: len(waited) >= 3)
+        replay.insert(make_samples(16), producer="p", sequence=1)
+        assert loader.poll(10.0) is not None
+    # About what the limiter says; the last wait may have been ended by the end of the loader.
+    assert all(0.03 < seconds < 0.5 for seconds in waited[:-1])
+    assert len(set(waited)) == len(waited) == replay.info().sample_waits
+
+
+def test_refusals_do_not_change_the_sequence_of_draws(make_samples):
+    def drawn(late):
+        replay = InMemoryReplayBuffer(TABLE, seed=0)
+        samples = make_samples(8)
+        if not late:
+            replay.insert(samples, producer="p", sequence=0)
+        with _loader(replay) as loader:
+            if late:
+                _eventually(lambda: replay.info().sample_waits > 0)
+                replay.insert(samples, producer="p", sequence=0)
+            return np.stack([loader.poll(10.0).identities["slot"] for _ in range(3)])
+
+    np.testing.assert_array_equal(drawn(late=True), drawn(late=False))
+
+
 def test_a_buffer_that_is_filling_slowly_is_not_starving(make_samples):
     table = BufferTable(capacity=64, min_size_to_sample=8, probe_capacity=0)
     replay, now = InMemoryReplayBuffer(table, seed=0), 0.0

@@ -30,6 +30,15 @@ def test_a_step_is_counted():
     assert value("step_seconds_bucket", le="0.05") == 2
 
 
+def test_waits_after_refusals_are_counted_and_timed():
+    registry = CollectorRegistry()
+    metrics = DistillerMetrics(registry)
+    metrics.observe_refusal(0.5)
+    metrics.observe_refusal(0.25)
+    assert registry.get_sample_value("ssdkd_distiller_refusals_total") == 2
+    assert registry.get_sample_value("ssdkd_distiller_refused_seconds_total") == 0.75
+
+
 def test_two_workers_may_count_in_one_process():
     DistillerMetrics(CollectorRegistry())
     DistillerMetrics(CollectorRegistry())

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from faulty_replay import FaultyReplay, synthesizer_of
+from prometheus_client import CollectorRegistry
 
 from buffer.errors import BufferUnavailable, Diverged
 from synthesizer.config import SynthesizerFile
+from synthesizer.metrics import SynthesizerMetrics
 
 Configure = Callable[..., SynthesizerFile]
 
@@ -19,7 +21,8 @@ def test_a_refused_permit_is_waited_out_without_work(
 ) -> None:
     config = configure(buffer={"samples_per_insert": 1.0, "error_buffer": 16.0, "capacity": 32})
     replay = FaultyReplay(config)
-    worker = synthesizer_of(config, replay)
+    registry = CollectorRegistry()
+    worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))
     while worker.step() > 0:
         assert worker.status().rounds < 10
     before = worker.status()
@@ -30,6 +33,8 @@ def test_a_refused_permit_is_waited_out_without_work(
     assert after.busy_seconds == before.busy_seconds
     # Three quarters of the limiter's answer of 0.05 s at least.
     assert after.waiting_seconds - before.waiting_seconds > 0.03
+    waits = registry.get_sample_value("ssdkd_synthesizer_waits_total")
+    assert waits == replay.info().insert_waits == 2
     replay.sample(32)
     assert worker.step() == 16
 
