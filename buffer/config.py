@@ -44,6 +44,9 @@ class RunTable(Table):
     """Folder of the outputs; ``{name}`` is the run's name, no other braces."""
     ray_address: str | None = None
     """An existing Ray cluster; by default ``RAY_ADDRESS``, else Ray is started on this machine."""
+    snapshot_seconds: Annotated[float, Field(gt=0)] | None = 60.0
+    """How often the pipeline saves the buffer, so that the run can go on should it die; ``None``:
+    never, the buffer is filled anew then."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     """Level of the services' logs, which are in Ray's log files; ``debug`` and ``info`` show them
     in the terminal too, among Ray's own."""

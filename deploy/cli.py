@@ -7,14 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from buffer.config import absolute_paths
-from buffer.errors import Interrupted, SsdkdError
+from buffer.errors import ConfigError, Interrupted, SsdkdError
 from deploy import __version__
 from deploy.config import load, locate, shipped
 from deploy.pipeline import execute
@@ -36,6 +36,14 @@ ConfigName = Annotated[
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one setting; repeatable."),
+]
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name: run.name.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's job server: http://HEAD:8265."
+    ),
 ]
 
 
@@ -62,9 +70,21 @@ def run(
     assignments: Assignments = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the outputs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=N.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run whose outputs are in this folder."),
+    ] = None,
 ) -> None:
-    """Run the whole pipeline; without CONFIG, the digits demo."""
-    _execute(config, assignments, out, seed)
+    """Run the whole pipeline; without CONFIG, the digits demo, or the run that goes on."""
+    if resume is None:
+        _execute(config, assignments, out, seed)
+        return
+    if out is not None:
+        raise ConfigError(f"--out ({out}) and --resume ({resume}): a run goes on where it was")
+    written = resume / "config.yaml"
+    if config is None and not written.is_file():
+        raise ConfigError(f"--resume ({resume}): no config.yaml, no run has begun there")
+    _execute(config or str(written), assignments, resume, seed, resume="yes")
 
 
 @app.command()
@@ -98,11 +118,89 @@ def configs() -> None:
         console.print(f"[bold]{name}[/bold]  {line}", highlight=False)
 
 
+@app.command()
+def submit(
+    config: Annotated[str, typer.Argument(help="A YAML file or a shipped configuration's name.")],
+    address: Address,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the outputs, absolute, shared by all nodes.")
+    ],
+    assignments: Assignments = None,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(help="Uploaded for the job; CONFIG is a file in it. Default: CONFIG alone."),
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Show what the job prints until it ends.")] = False,
+) -> None:
+    """Submit the pipeline to a cluster; goes on with a run that did not end."""
+    from deploy.remote import submit as send
+
+    raise typer.Exit(send(config, assignments or [], address, out, working_dir, follow, console))
+
+
+@app.command()
+def status(name: RunName, address: Address) -> None:
+    """What a submitted run is doing, as JSON."""
+    from deploy.remote import status as ask
+
+    console.print_json(data=ask(name, address))
+
+
+@app.command()
+def scale(
+    name: RunName,
+    address: Address,
+    synthesizers: Annotated[int, typer.Option(min=1, help="How many there should be.")],
+) -> None:
+    """Change the number of a run's synthesizers; what is too many drains."""
+    from deploy.jobs import JobServer
+
+    JobServer(address).order(name, "scale", str(synthesizers))
+    console.print(f"{name}: {synthesizers} synthesizers wanted")
+
+
+@app.command()
+def stop(
+    name: RunName,
+    address: Address,
+    now: Annotated[bool, typer.Option(help="Do not wait until the student is saved.")] = False,
+) -> None:
+    """End a run early; its student is saved as it is."""
+    from deploy.jobs import JobServer
+
+    server = JobServer(address)
+    if now:
+        server.stop(name)
+    else:
+        server.order(name, "stop")
+    console.print(f"{name}: asked to stop")
+
+
+@app.command()
+def logs(
+    name: RunName,
+    address: Address,
+    follow: Annotated[bool, typer.Option(help="Until the job ends.")] = False,
+) -> None:
+    """What the job of a run has printed."""
+    from deploy.jobs import JobServer
+
+    server = JobServer(address)
+    for part in server.logs(server.find(name).id, follow=follow):
+        console.print(part, end="", markup=False, highlight=False)
+
+
 def _execute(
-    config: str | None, assignments: list[str] | None, out: Path | None, seed: int | None
+    config: str | None,
+    assignments: list[str] | None,
+    out: Path | None,
+    seed: int | None,
+    resume: Literal["no", "yes", "if unfinished"] = "no",
 ) -> None:
     try:
-        result, folder = execute(config, assignments or [], console=console, out=out, seed=seed)
+        result, folder = execute(
+            config, assignments or [], console=console, out=out, seed=seed, resume=resume
+        )
     except KeyboardInterrupt:
         raise Interrupted("interrupted before anything was started") from None
     from deploy.report import summary
@@ -128,8 +226,8 @@ def _job(
     out: Annotated[Path | None, typer.Option(help="Folder of the outputs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=N.")] = None,
 ) -> None:
-    """Run the whole pipeline as a Ray job."""
-    _execute(config, assignments, out, seed)
+    """Run the whole pipeline as a Ray job; goes on if an earlier job of this run did not end."""
+    _execute(config, assignments, out, seed, resume="if unfinished")
 
 
 def job() -> None:

@@ -38,6 +38,13 @@ class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):
                     f"buffer.error_buffer ({window:g}) is below what the larger side has in flight "
                     f"({least:g} draws): synthesizers and distillers would block each other"
                 )
+        table = self.synthesizer
+        least, most = table.min_actors or 1, table.max_actors or table.actors
+        if not least <= table.actors <= most:
+            raise ValueError(
+                f"synthesizer.actors ({table.actors}) is not between min_actors ({least}) and "
+                f"max_actors ({most}): their number would change at once"
+            )
         if self.controller.policy != "off" and (
             self.controller.interval_seconds < self.distiller.probe_seconds
         ):

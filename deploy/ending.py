@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,16 @@ class Outcome:
     """How the training part of a run went, as far as it went."""
 
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    totals: Totals = field(default_factory=Totals)
+    earlier: Totals = field(default_factory=Totals)
+    """What the synthesizers of pipelines before did, of which this one goes on."""
+    totals: Callable[[], Totals] = Totals
+    """What its own did so far."""
     controller_failure: str | None = None
     error: BaseException | None = None
+
+    def all_totals(self) -> Totals:
+        """What all synthesizers of the run did."""
+        return self.earlier + self.totals()
 
 
 def save(config: PipelineConfig, replay: Replay, outcome: Outcome, out: Path) -> dict[str, Any]:
@@ -96,7 +103,7 @@ def _result(
     progress: StudentProgress | None,
 ) -> dict[str, Any]:
     """Everything ``result.json`` holds but the student's own; what is not known is ``None``."""
-    totals, metrics = outcome.totals, outcome.metrics
+    totals, metrics = outcome.all_totals(), outcome.metrics
     seen = progress or StudentProgress(elapsed_seconds=info.seconds if info else 0.0)
     first, inserted = seen.inserted_at_first_step, info.inserted if info else None
     known = progress is not None

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.logging import RichHandler
 
+from buffer.errors import ConfigError
 from deploy.auth import lock_private_cluster
 from deploy.config import load, locate
+
+if TYPE_CHECKING:
+    from deploy.resume import State
 
 
 def execute(
@@ -24,6 +28,7 @@ def execute(
     console: Console,
     out: Path | None = None,
     seed: int | None = None,
+    resume: Literal["no", "yes", "if unfinished"] = "no",
 ) -> tuple[dict[str, Any], Path]:
     """Parses, validates and runs a configuration.
 
@@ -33,6 +38,7 @@ def execute(
         console: where progress is shown.
         out: folder of the outputs; default: the configuration's.
         seed: short for the override of ``run.seed``.
+        resume: whether to go on from what an earlier pipeline of the run left in the folder.
 
     Returns:
         The result, and the folder it was written to.
@@ -59,9 +65,35 @@ def execute(
     tables = absolute_paths(tables)
     validate(tables)
     with claimed(folder):
+        earlier = _earlier(folder, tables.run.name, resume)
         with console.status("preparing the teacher"):
             tables = with_teacher(tables, folder)
-        return services.run(tables, folder, console), folder
+        return services.run(tables, folder, console, earlier=earlier), folder
+
+
+def _earlier(
+    folder: Path, name: str, resume: Literal["no", "yes", "if unfinished"]
+) -> State | None:
+    """The state of the pipeline to go on from, if any.
+
+    Raises:
+        ConfigError: there is none, and one was asked for.
+    """
+    from deploy.resume import read
+    from distiller.service import CHECKPOINTS
+
+    state = None if resume == "no" else read(folder / CHECKPOINTS)
+    ours = state is not None and state.run == name and not state.finished
+    if resume == "yes" and not ours:
+        found = (
+            "holds no run that could go on"
+            if state is None
+            else f"holds the run {state.run}, which has finished"
+            if state.run == name
+            else f"holds the run {state.run}, not {name}"
+        )
+        raise ConfigError(f"run.out ({folder}) {found}: there is nothing to resume")
+    return state if ours else None
 
 
 if __name__ == "__main__":

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import ray
-import torch
 from rich.console import Console
 
-from buffer.addresses import cluster_address, redis_url
+from buffer.addresses import redis_url
 from buffer.connect import connect
 from buffer.controller.service import start as start_controller
-from buffer.errors import ConfigError, Interrupted, SsdkdError
+from buffer.errors import BufferUnavailable, Interrupted, SsdkdError
 from buffer.interface import Replay
 from buffer.lease import RunLease
 from buffer.server import RedisServer
-from deploy import report
+from deploy import report, resume
+from deploy.cluster import cluster, cluster_cpus
 from deploy.config import PipelineConfig
+from deploy.control import Control
 from deploy.display import Display
 from deploy.ending import Outcome, save
-from deploy.supervisor import Supervisor
-from deploy.validate import cpu_shares, machine_cpus
+from deploy.interrupt import Interrupt
+from deploy.placement import Places
+from deploy.resume import Keeper, State
+from deploy.scaling import Autoscaler, Seconds
+from deploy.supervisor import Supervisor, Totals
+from deploy.validate import cpu_shares
+from distiller.background import Background
 from distiller.service import CHECKPOINTS, end_early, fit
 from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
@@ -37,44 +39,14 @@ logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 10.0
 """The training may take so long to save its student when a run is ended early."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOOK_SECONDS = 0.2
+EXCHANGE_SECONDS = 1.0
+"""Between two looks at the desk, where orders come in."""
 
 
-class _Interrupt:
-    """Notes SIGINT and SIGTERM while it is open, instead of dying of them."""
-
-    def __init__(self) -> None:
-        self._noted = threading.Event()
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._in_main_thread():
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
-
-    def listen(self) -> None:
-        """Takes the signals; once more after Ray has started, which takes them for itself."""
-        if self._in_main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self._note)
-
-    def is_set(self) -> bool:
-        """A signal came."""
-        return self._noted.is_set()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted.set()
-
-    @staticmethod
-    def _in_main_thread() -> bool:
-        return threading.current_thread() is threading.main_thread()
-
-
-def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
+def run(
+    config: PipelineConfig, out: Path, console: Console, *, earlier: State | None = None
+) -> dict[str, Any]:
     """Runs everything and writes the outputs.
 
     SIGINT and SIGTERM end the run early: what there is by then is saved all the same. They are
@@ -85,28 +57,40 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
         config: validated, with absolute file names and a teacher that exists.
         out: folder of the outputs.
         console: where progress is shown.
+        earlier: the state of the run's last pipeline, if this one goes on from it.
 
     Returns:
         What was written to ``result.json``.
 
     Raises:
-        Interrupted: a signal ended the run; what there is was saved.
+        Interrupted: a signal or an order ended the run; what there is was saved.
         SsdkdError: a service could not be started or kept running; likewise.
     """
-    outcome = Outcome()
+    outcome = Outcome(earlier=earlier.totals if earlier else Totals())
     with ExitStack() as stack:
-        interrupt = stack.enter_context(_Interrupt())
+        interrupt = stack.enter_context(Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
         lease = stack.enter_context(RunLease(url, config.run.name))
-        replay = connect(config.buffer, url=url, run=config.run.name, fresh=True)
+        replay = connect(config.buffer, url=url, run=config.run.name, fresh=earlier is None)
         stack.callback(replay.close)
         stack.enter_context(cluster(config))
         interrupt.listen()
-        report.clear(out)
+        attempt = replay.begin_attempt(resume.ROLE)
+        if earlier is None:
+            report.clear(out)
+        else:
+            resume.recover(replay, out / CHECKPOINTS, earlier, attempt)
         report.write_config(config, out)
+        pipeline = _Pipeline(config, url, replay, out, outcome, resumes=earlier is not None)
+        keeper = Keeper(
+            replay,
+            out / CHECKPOINTS,
+            lambda: State(config.run.name, attempt, outcome.all_totals()),
+            config.run.snapshot_seconds,
+        )
         try:
-            watch = _Watch(interrupt, lease, config.run.name)
-            _train(config, url, replay, out, console, outcome, watch)
+            with keeper:
+                pipeline.run(interrupt, lease, console)
         except BaseException as error:
             outcome.error = error
             try:
@@ -117,115 +101,145 @@ def run(config: PipelineConfig, out: Path, console: Console) -> dict[str, Any]:
         return save(config, replay, outcome, out)
 
 
-class _Watch:
-    """What ends a run before its training does."""
+class _Pipeline:
+    """The services of a run while they work."""
 
-    def __init__(self, interrupt: _Interrupt, lease: RunLease, name: str) -> None:
-        self._interrupt, self._lease, self._name = interrupt, lease, name
+    def __init__(
+        self,
+        config: PipelineConfig,
+        url: str,
+        replay: Replay,
+        out: Path,
+        outcome: Outcome,
+        *,
+        resumes: bool,
+    ) -> None:
+        self._config, self._url, self._replay, self._out = config, url, replay, out
+        self._outcome, self._resumes = outcome, resumes
+        actor_cpus, self._worker_cpus = cpu_shares(config, *cluster_cpus())
+        checkpoints = out / CHECKPOINTS
+        if not resumes:
+            forget_synthesizers(checkpoints)
+        places = Places(cpus=actor_cpus, gpus=config.synthesizer.gpus)
+        self._supervisor = Supervisor(
+            lambda number: start_synthesizer(
+                config,
+                url=url,
+                index=number,
+                cpus=actor_cpus,
+                checkpoints=checkpoints,
+                place=places.of(number),
+            ),
+            config.synthesizer.actors,
+            leave=places.give_up,
+        )
+        outcome.totals = self._supervisor.totals
+        table = config.synthesizer
+        self._autoscaler = (
+            None
+            if table.max_actors is None
+            else Autoscaler(table.min_actors or 1, table.max_actors)
+        )
+        self._exchanged = 0.0
 
-    def check(self, supervisor: Supervisor) -> None:
+    def run(self, interrupt: Interrupt, lease: RunLease, console: Console) -> None:
+        """Starts the services, waits for the student, stops the services."""
+        config = self._config
+        control = Control()
+        controller = (
+            _Controller(config, self._url, self._out) if config.controller.policy != "off" else None
+        )
+        self._supervisor.start()
+        try:
+            with Display(self._replay, config.buffer.minimum, console):
+                training = Background(self._train, end=lambda: end_early(self._out))
+                while not training.done(LOOK_SECONDS):
+                    try:
+                        self._check(interrupt, lease)
+                        self._exchange(control)
+                    except SsdkdError:
+                        training.end(FINISH_SECONDS)
+                        raise
+                self._outcome.metrics = training.result()
+        finally:
+            self._supervisor.stop()
+            if controller is not None:
+                self._outcome.controller_failure = controller.end()
+
+    def _train(self) -> Any:
+        return fit(
+            self._config,
+            url=self._url,
+            out=self._out,
+            cpus=self._worker_cpus,
+            resume=self._resumes,
+            began_seconds=None if self._resumes else 0.0,
+        )
+
+    def _check(self, interrupt: Interrupt, lease: RunLease) -> None:
         """Raises what should end the run now, if anything."""
-        if self._interrupt.is_set():
+        if interrupt.is_set():
             raise Interrupted("the run was interrupted; what there was by then is saved")
-        if self._lease.lost:
+        if lease.lost:
             raise SsdkdError(
-                f"run.name ({self._name}): another run has taken this name and emptied the buffer; "
-                "what there was by then is saved"
+                f"run.name ({self._config.run.name}): another run has taken this name and emptied "
+                "the buffer; what there was by then is saved"
             )
-        if (failure := supervisor.failure()) is not None:
+        if (failure := self._supervisor.failure()) is not None:
             raise SsdkdError(f"no synthesizer can be kept running: {failure}")
 
+    def _exchange(self, control: Control) -> None:
+        """Says how things are, and does what was ordered."""
+        now = time.monotonic()
+        if now - self._exchanged < EXCHANGE_SECONDS:
+            return
+        self._exchanged = now
+        self._autoscale(now)
+        for order in control.exchange(self._status()):
+            if order.kind == "stop":
+                raise Interrupted("the run was stopped; what there was by then is saved")
+            self._supervisor.scale(order.number)
 
-@contextmanager
-def cluster(config: PipelineConfig) -> Iterator[None]:
-    """A Ray cluster: the one that is named, the job's own, or a private one on this machine.
+    def _status(self) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            "run": self._config.run.name,
+            "out": str(self._out),
+            "synthesizers_wanted": self._supervisor.wanted,
+            "synthesizers": self._supervisor.describe(),
+        }
+        try:
+            info, progress = self._replay.info(), self._replay.progress()
+        except BufferUnavailable as error:
+            return status | {"phase": "waiting for the buffer", "buffer": str(error)}
+        status["buffer"] = {"size": info.size, "inserted": info.inserted, "sampled": info.sampled}
+        if progress is None:
+            return status | {"phase": "filling"}
+        return status | {
+            "phase": progress.phase,
+            "step": progress.version.step,
+            "attempt": progress.version.attempt,
+            "elapsed_share": progress.elapsed_share,
+            "agreement": progress.agreement,
+        }
 
-    Raises:
-        ConfigError: services on other nodes could not reach a buffer that is private to this one.
-    """
-    address = cluster_address(config.run)
-    common = {
-        "namespace": f"ssdkd-{config.run.name}",
-        "log_to_driver": config.run.log_level in ("debug", "info"),
-        "logging_level": getattr(logging, config.run.log_level.upper()),
-    }
-    _connect(address, common)
-    try:
-        _check_reachable(config)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str | None, common: Mapping[str, Any]) -> None:
-    """Joins the cluster at an address, or starts a private one."""
-    if address is None:
-        ray.init(
-            address="local",
-            num_cpus=machine_cpus(),
-            num_gpus=torch.cuda.device_count(),
-            include_dashboard=False,
-            **common,
+    def _autoscale(self, now: float) -> None:
+        if self._autoscaler is None:
+            return
+        try:
+            progress = self._replay.progress()
+        except BufferUnavailable:
+            return
+        if progress is None or progress.phase != "distilling":
+            return
+        totals = self._supervisor.totals()
+        wanted = self._autoscaler.wanted(
+            self._supervisor.wanted,
+            Seconds(totals.busy_seconds, totals.waiting_seconds),
+            Seconds(progress.busy_seconds, progress.waiting_seconds),
+            now=now,
         )
-        return
-    try:
-        ray.init(address=address, **common)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"run.ray_address ({address}): no Ray cluster of this version answers there, nothing "
-            f"was started: {error}"
-        ) from error
-
-
-def _check_reachable(config: PipelineConfig) -> None:
-    nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    if redis_url(config.buffer) is None and nodes > 1:
-        raise ConfigError(
-            f"buffer.url (None): the cluster has {nodes} nodes, and a Redis server private to this "
-            "one could not be reached from the others; set buffer.url or SSDKD_REDIS_URL"
-        )
-
-
-def _train(
-    config: PipelineConfig,
-    url: str,
-    replay: Replay,
-    out: Path,
-    console: Console,
-    outcome: Outcome,
-    watch: _Watch,
-) -> None:
-    """Starts the services, waits for the student, stops the services."""
-    actor_cpus, worker_cpus = cpu_shares(config, *_cluster_cpus())
-    checkpoints = out / CHECKPOINTS
-    forget_synthesizers(checkpoints)
-    supervisor = Supervisor(
-        lambda number: start_synthesizer(
-            config, url=url, index=number, cpus=actor_cpus, checkpoints=checkpoints
-        ),
-        config.synthesizer.actors,
-    )
-    controller = _Controller(config, url, out) if config.controller.policy != "off" else None
-    supervisor.start()
-    try:
-        with Display(replay, config.buffer.minimum, console):
-            outcome.metrics = _wait(
-                lambda: fit(config, url=url, out=out, cpus=worker_cpus, began_seconds=0.0),
-                end=lambda: end_early(out),
-                check=lambda: watch.check(supervisor),
-            )
-    finally:
-        supervisor.stop()
-        outcome.totals = supervisor.totals()
-        if controller is not None:
-            outcome.controller_failure = controller.end()
-
-
-def _cluster_cpus() -> tuple[float, float]:
-    """CPUs of the cluster, and of its largest node."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = [node["Resources"].get("CPU", 0.0) for node in nodes]
-    return sum(cpus), max(cpus, default=0.0)
+        if wanted != self._supervisor.wanted:
+            self._supervisor.scale(wanted)
 
 
 class _Controller:
@@ -248,48 +262,3 @@ class _Controller:
             logger.error("the controller failed, the last parameters stayed in force: %s", error)
         ray.kill(self._actor)
         return failure
-
-
-def _wait(
-    training: Callable[[], Mapping[str, Any]],
-    *,
-    end: Callable[[], None],
-    check: Callable[[], None],
-) -> Mapping[str, Any]:
-    """Runs the training in a thread, so that whatever else ends a run is noticed here.
-
-    Why a thread: in the main thread Ray Train installs a SIGINT handler of its own.
-
-    Args:
-        training: returns its metrics.
-        end: asks the training to save what it has and to end.
-        check: raises what should end the run.
-    """
-    ended: list[Mapping[str, Any] | BaseException] = []
-
-    def target() -> None:
-        try:
-            ended.append(training())
-        except BaseException as error:  # handed to the main thread
-            ended.append(error)
-
-    thread = threading.Thread(target=target, name="training", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        try:
-            check()
-        except SsdkdError:
-            _end_training(thread, end)
-            raise
-    if isinstance(ended[0], BaseException):
-        raise ended[0]
-    return ended[0]
-
-
-def _end_training(thread: threading.Thread, end: Callable[[], None]) -> None:
-    """Gives a training time to save its student; one that has not begun may overlook the first."""
-    deadline = time.monotonic() + FINISH_SECONDS
-    while thread.is_alive() and time.monotonic() < deadline:
-        end()
-        thread.join(0.5)

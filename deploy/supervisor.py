@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 MAX_DEATHS = 8
-"""Deaths of one actor, without five healthy minutes between them, before it is put in quarantine."""
+"""Deaths of one actor, without five healthy minutes between them, before its quarantine."""
 HEALTHY_SECONDS = 300.0
 STATUS_SECONDS = 2.0
 DRAIN_SECONDS = 60.0
@@ -39,6 +39,14 @@ class Totals:
     waiting_seconds: float = 0.0
     rounds: int = 0
     restarts: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.busy_seconds + other.busy_seconds,
+            self.waiting_seconds + other.waiting_seconds,
+            self.rounds + other.rounds,
+            self.restarts + other.restarts,
+        )
 
 
 @dataclass

@@ -81,7 +81,8 @@ def cpu_shares(
     What is configured stays; the rest of ``cpus`` is divided evenly among the others, none of which
     gets more than ``largest``, the CPUs of the largest node.
     """
-    actors, workers = config.synthesizer.actors, config.distiller.workers
+    workers = config.distiller.workers
+    actors = max(config.synthesizer.actors, config.synthesizer.max_actors or 0)
     ours, theirs = config.synthesizer.cpus, config.distiller.cpus
     taken = (ours or 0.0) * actors + (theirs or 0.0) * workers
     open_seats = (actors if ours is None else 0) + (workers if theirs is None else 0)

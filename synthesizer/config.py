@@ -40,7 +40,12 @@ class SynthesizerTable(Table):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often an actor saves what it has learned; after a crash it goes on from there."""
     actors: Positive = 1
-    """Synthesizer actors."""
+    """Synthesizer actors, to begin with."""
+    min_actors: Positive | None = None
+    """Never fewer, if their number is left to the run; default: 1."""
+    max_actors: Positive | None = None
+    """Leaves their number to the run, up to so many: more while distillers wait for samples, fewer
+    while they wait themselves. ``None``: there are ``actors``, until somebody scales by hand."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of one actor; default: an even share of the machine among actors and workers."""
     gpus: Annotated[float, Field(ge=0)] = 0.0

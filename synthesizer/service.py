@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from buffer.parsing import parse
 from synthesizer.config import SynthesizerFile
@@ -60,8 +61,11 @@ class SynthesizerService:
 
     @ray.method(concurrency_group="control")
     def status(self) -> dict[str, Any]:
-        """:class:`~synthesizer.actor.SynthesizerStatus` as a dictionary, and ``pid``."""
-        return asdict(self._synthesizer.status()) | {"pid": os.getpid()}
+        """:class:`~synthesizer.actor.SynthesizerStatus` as a dictionary, ``pid`` and ``node``."""
+        return asdict(self._synthesizer.status()) | {
+            "pid": os.getpid(),
+            "node": ray.get_runtime_context().get_node_id(),
+        }
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
@@ -93,6 +97,7 @@ def start(
     index: int,
     cpus: float | None = None,
     checkpoints: Path | None = None,
+    place: PlacementGroupSchedulingStrategy | None = None,
 ) -> Any:
     """Creates the actor ``synthesizer-{index}`` in the namespace of the driver.
 
@@ -106,12 +111,14 @@ def start(
             else 1.
         checkpoints: folder in which it keeps what it has learned, absolute, shared by all nodes;
             one that is started again goes on from there. Default: it begins anew.
+        place: where; default: wherever there is room.
     """
     share = cpus or config.synthesizer.cpus or 1.0
     known = config.model_dump(mode="json", include=set(SynthesizerFile.model_fields))
     actor = ray.remote(**options(config, cpus=share))(SynthesizerService)
     name = f"synthesizer-{index}"
-    return actor.options(name=name).remote(
+    where = {} if place is None else {"scheduling_strategy": place}
+    return actor.options(name=name, **where).remote(
         json.dumps(known),
         url=url,
         index=index,

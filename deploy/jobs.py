@@ -1,0 +1,239 @@
+"""A running cluster from outside, through its job server: submit a run, follow it, give it orders.
+
+Only the server's HTTP port and its token are needed. Orders travel as small jobs that run
+``python -m deploy.control`` in the environment of the run's own job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from buffer.errors import ConfigError, SsdkdError
+
+PYTHON = "python"
+ANSWER_SECONDS = 10.0
+ORDER_SECONDS = 60.0
+POLL_SECONDS = 0.5
+RUN = "ssdkd_run"
+"""The key of a job's metadata under which its run's name is."""
+ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+class Job(NamedTuple):
+    """A job that is the pipeline of a run."""
+
+    id: str
+    status: str
+    message: str
+    environment: dict[str, Any]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing runs any more."""
+        return self.status in ENDED
+
+
+class JobServer:
+    """The job server of a cluster.
+
+    Args:
+        address: ``http://HOST:8265``.
+
+    Raises:
+        ConfigError: nothing answers there, what answers is not Ray, it asks for a token that we do
+            not have, or its version differs.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        # Ray reads the mode when it is imported.
+        if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        self._check()
+        from ray.job_submission import JobSubmissionClient
+
+        self._client = JobSubmissionClient(self._address)
+
+    def submit(
+        self, name: str, arguments: Sequence[str], *, files: Path | None = None
+    ) -> tuple[str, bool]:
+        """Submits the pipeline of a run, unless it runs already.
+
+        Args:
+            name: of the run.
+            arguments: of ``python -m deploy.pipeline``.
+            files: a folder that the job finds as its working folder.
+
+        Returns:
+            The submission id, and whether it is a new one.
+        """
+        entrypoint = shlex.join([PYTHON, "-m", "deploy.pipeline", *arguments])
+        environment = {} if files is None else {"working_dir": str(files)}
+        for number in range(1000):
+            identity = f"ssdkd-{name}-{number}"
+            present = self._job(identity)
+            if present is not None and present.ended:
+                continue
+            if present is None:
+                try:
+                    self._client.submit_job(
+                        entrypoint=entrypoint,
+                        submission_id=identity,
+                        metadata={RUN: name},
+                        runtime_env=environment,
+                    )
+                except RuntimeError as error:
+                    if self._job(identity) is None:
+                        raise SsdkdError(f"the job was not accepted: {error}") from error
+                    return identity, False
+            return identity, present is None
+        raise SsdkdError(f"run.name ({name}): a thousand jobs had this name; use another")
+
+    def find(self, name: str) -> Job:
+        """The newest job of a run.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = [
+            (job.start_time or 0, job.submission_id)
+            for job in self._client.list_jobs()
+            if (job.metadata or {}).get(RUN) == name and job.submission_id is not None
+        ]
+        if not found:
+            raise ConfigError(
+                f"run ({name}): no job of this name at {self._address}; it may have been submitted "
+                "elsewhere, or the cluster was started again since"
+            )
+        return self.status(max(found)[1])
+
+    def logs(self, identity: str, *, follow: bool = False) -> Iterator[str]:
+        """What a job has printed; if it is followed, until it ends."""
+        printed = 0
+        while True:
+            job = self._job(identity)
+            text = self._client.get_job_logs(identity)
+            yield text[printed:]
+            printed = len(text)
+            if not follow or job is None or job.ended:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def status(self, identity: str) -> Job:
+        """How a job is."""
+        job = self._job(identity)
+        if job is None:
+            raise ConfigError(f"job ({identity}): there is none at {self._address}")
+        return job
+
+    def order(self, name: str, *words: str) -> dict[str, Any]:
+        """Has a running pipeline do something; what it said of itself last.
+
+        Raises:
+            ConfigError: the run has no job, or it has ended.
+            SsdkdError: the pipeline does not answer.
+        """
+        job = self.find(name)
+        if job.ended:
+            raise ConfigError(
+                f"run ({name}): its job has ended ({job.status}), nobody takes orders"
+            )
+        entrypoint = shlex.join([PYTHON, "-m", "deploy.control", name, *words])
+        identity = self._client.submit_job(entrypoint=entrypoint, runtime_env=job.environment)
+        deadline = time.monotonic() + ORDER_SECONDS
+        while not self.status(identity).ended:
+            if time.monotonic() > deadline:
+                self._client.stop_job(identity)
+                raise SsdkdError(f"run ({name}): no answer within {ORDER_SECONDS:g} s")
+            time.sleep(POLL_SECONDS)
+        return _answer(self._client.get_job_logs(identity))
+
+    def stop(self, name: str) -> None:
+        """Ends the job of a run: its pipeline is told to, and killed a few seconds later."""
+        self._client.stop_job(self.find(name).id)
+
+    def _job(self, identity: str) -> Job | None:
+        try:
+            info = self._client.get_job_info(identity)
+        except RuntimeError as error:
+            if "404" in str(error):
+                return None
+            raise SsdkdError(f"the job server at {self._address}: {error}") from error
+        return Job(identity, info.status.value, info.message or "", info.runtime_env or {})
+
+    def _check(self) -> None:
+        """Asks for the version, with patience that the client of Ray does not have."""
+        request = urllib.request.Request(self._address + "/api/version", headers=_authorization())
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+                theirs = str(json.loads(answer.read())["ray_version"])
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                raise ConfigError(_token_message(self._address)) from error
+            raise ConfigError(_not_ray(self._address, f"it answers {error.code}")) from error
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(_not_ray(self._address, str(error))) from error
+        from ray import __version__ as ours
+
+        if theirs.split(".")[:2] != ours.split(".")[:2]:
+            raise ConfigError(
+                f"--address ({self._address}): the cluster runs Ray {theirs}, this is {ours}: jobs "
+                "would fail in ways hard to understand; install the same version"
+            )
+
+
+def staged(config: Path) -> tuple[tempfile.TemporaryDirectory[str], str]:
+    """A folder with a copy of a configuration only, and the name that the copy has in it."""
+    folder = tempfile.TemporaryDirectory(prefix="ssdkd-submit-")
+    (Path(folder.name) / "run.yaml").write_bytes(config.read_bytes())
+    return folder, "run.yaml"
+
+
+def _authorization() -> dict[str, str]:
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if token is None and path is not None:
+        try:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(f"RAY_AUTH_TOKEN_PATH ({path}): {error.strerror}") from error
+    return {} if not token else {"Authorization": f"Bearer {token}"}
+
+
+def _token_message(address: str) -> str:
+    given = "the one given is not valid there" if _authorization() else "none is given"
+    return (
+        f"--address ({address}): the cluster asks for a token, and {given}; set RAY_AUTH_TOKEN, or "
+        "RAY_AUTH_TOKEN_PATH to a file with it (on the head: ray get-auth-token)"
+    )
+
+
+def _not_ray(address: str, reason: str) -> str:
+    return (
+        f"--address ({address}): no Ray job server answers there ({reason}); it is the dashboard's "
+        "address, usually http://HEAD:8265"
+    )
+
+
+def _answer(printed: str) -> dict[str, Any]:
+    """The last line of JSON in what an order has printed."""
+    for line in reversed(printed.strip().splitlines()):
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(answer, dict):
+            if "error" in answer:
+                raise SsdkdError(str(answer["error"]))
+            return answer
+    last = (printed.strip().splitlines() or ["nothing was printed"])[-1]
+    raise SsdkdError(f"the order was not carried out: {last}")

@@ -1,0 +1,76 @@
+"""Runs on a cluster, as the commands see them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from buffer.errors import ConfigError, SsdkdError
+from deploy.config import load, locate, shipped
+from deploy.jobs import JobServer, staged
+
+
+def submit(
+    config: str,
+    assignments: list[str],
+    address: str,
+    out: Path,
+    working_dir: Path | None,
+    follow: bool,
+    console: Console,
+) -> int:
+    """Submits a run; returns the command's exit status.
+
+    Raises:
+        ConfigError: the configuration is impossible, its file would not be on the cluster, the
+            outputs would be lost, or the cluster cannot be reached.
+    """
+    if not out.is_absolute():
+        raise ConfigError(
+            f"--out ({out}) is not absolute: the job has a folder of its own on the head, which is "
+            "lost with it; name one that all nodes share"
+        )
+    with ExitStack() as stack:
+        files, name_there = _files(config, working_dir, stack)
+        name = load(locate(str(files / name_there) if files else config), assignments).run.name
+        server = JobServer(address)
+        options = [part for each in assignments for part in ("--set", each)]
+        arguments = ["--config", name_there, "--out", str(out), *options]
+        identity, new = server.submit(name, arguments, files=files)
+    console.print(f"{identity}: {'submitted' if new else 'runs already'}")
+    if not follow:
+        return 0
+    for part in server.logs(identity, follow=True):
+        console.print(part, end="", markup=False, highlight=False)
+    job = server.status(identity)
+    if job.status != "SUCCEEDED":
+        raise SsdkdError(f"the job ended as {job.status}: {job.message}")
+    return 0
+
+
+def status(name: str, address: str) -> dict[str, Any]:
+    """The job of a run and, while it runs, what its pipeline says of itself."""
+    server = JobServer(address)
+    job = server.find(name)
+    found = {"job": job.id, "job_status": job.status, "job_message": job.message}
+    return found if job.status != "RUNNING" else found | server.order(name, "status")
+
+
+def _files(config: str, working_dir: Path | None, stack: ExitStack) -> tuple[Path | None, str]:
+    """The folder to upload, and what the configuration is called on the cluster."""
+    if working_dir is not None:
+        path = Path(config)
+        inside = path if not path.is_absolute() else path.relative_to(working_dir.resolve())
+        if not (working_dir / inside).is_file() and config not in shipped():
+            raise ConfigError(
+                f"config ({config}) is no file in --working-dir ({working_dir}): it would not be "
+                "on the cluster"
+            )
+        return working_dir, str(inside)
+    if config in shipped() and not Path(config).is_file():
+        return None, config
+    folder, name = staged(locate(config))
+    return Path(stack.enter_context(folder)), name
