@@ -47,6 +47,8 @@ class RunTable(Table):
     snapshot_seconds: Annotated[float, Field(gt=0)] | None = 60.0
     """How often the pipeline saves the buffer, so that the run can go on should it die; ``None``:
     never, the buffer is filled anew then."""
+    nodes_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """How long to wait for nodes that have what the services need; an autoscaler needs minutes."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     """Level of the services' logs, which are in Ray's log files; ``debug`` and ``info`` show them
     in the terminal too, among Ray's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from buffer.sources import source
 
 logger = logging.getLogger(__name__)
 
+RETRY_SECONDS = 0.5
 HELD_SECONDS = 15.0
 """A name is free again so long after its pipeline was killed."""
 
@@ -29,14 +31,17 @@ class RunLease:
     Args:
         url: of the Redis server, or of several, separated by commas.
         run: the name.
+        patience_seconds: how long to wait for a name that is held: that of a run which died is
+            free after :data:`HELD_SECONDS`.
 
     Raises:
         BufferUnavailable: on entering: no server can be reached, or all refuse us.
         ConfigError: on entering: a run of this name is alive, or a server is not to be used.
     """
 
-    def __init__(self, url: str, run: str) -> None:
+    def __init__(self, url: str, run: str, *, patience_seconds: float = 0.0) -> None:
         self._run = run
+        self._patience_seconds = patience_seconds
         token = secrets.token_hex(8)
         self._names = [_Name(part, run, token) for part in url.split(",")]
         self._open = ExitStack()
@@ -77,7 +82,10 @@ class RunLease:
         return any(name.lost for name in self._names)
 
     def _take(self, name: _Name) -> None:
-        if not name.hold():
+        deadline = time.monotonic() + self._patience_seconds
+        while not (held := name.hold()) and time.monotonic() < deadline:
+            time.sleep(RETRY_SECONDS)
+        if not held:
             raise ConfigError(
                 f"run.name ({self._run}): a run of this name is alive on the Redis server at "
                 f"{name.where}, and this one would empty its buffer; use another "

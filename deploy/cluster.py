@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 import torch
+from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer.addresses import cluster_address, redis_url
 from buffer.config import RunTable
-from buffer.errors import ConfigError
+from buffer.errors import ConfigError, SsdkdError
 from deploy.config import PipelineConfig
 from deploy.validate import machine_cpus
+
+CHECK_SECONDS = 45.0
+"""A node may take so long to start a process that says whether the buffer can be reached."""
 
 
 def namespace(run: str) -> str:
@@ -40,8 +46,99 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
 
 def cluster_cpus() -> tuple[float, float]:
     """CPUs of the cluster, and of its largest node."""
-    cpus = [resources.get("CPU", 0.0) for resources in _nodes()]
+    cpus = [node["Resources"].get("CPU", 0.0) for node in _nodes()]
     return sum(cpus), max(cpus, default=0.0)
+
+
+def check_nodes(url: str) -> None:
+    """Whether all nodes have our packages and reach the buffer; asks all of them at once.
+
+    Raises:
+        ConfigError: naming a node that does not, and why.
+    """
+    asked = {
+        _reaches.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(url): node["NodeManagerAddress"]
+        for node in _nodes()
+    }
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_SECONDS)
+    for answer in answered:
+        try:
+            problem = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            problem = f"a process cannot work there: {_last_line(error)}"
+        if problem is not None:
+            raise ConfigError(f"node {asked[answer]}: {problem}; nothing was started")
+    if silent:
+        raise ConfigError(
+            f"node {asked[silent[0]]}: no process started there within {CHECK_SECONDS:g} s; "
+            "nothing was started"
+        )
+
+
+def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -> None:
+    """Waits until each service has a node that is large enough, and asks an autoscaler for them.
+
+    Raises:
+        ConfigError: there is none after ``run.nodes_seconds``.
+    """
+    needs = {
+        "synthesizer": bundle(actor_cpus, config.synthesizer.gpus),
+        "distiller": bundle(worker_cpus, config.distiller.gpus),
+    }
+    deadline = time.monotonic() + config.run.nodes_seconds
+    request_resources(bundles=list(needs.values()))
+    while missing := {s: need for s, need in needs.items() if not _fits_somewhere(need)}:
+        if time.monotonic() > deadline:
+            service, need = next(iter(missing.items()))
+            wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
+            raise ConfigError(
+                f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
+                f"run.nodes_seconds ({config.run.nodes_seconds:g}), the {service} would wait "
+                f"forever; the nodes have {_described()}"
+            )
+        time.sleep(1.0)
+    # What waits for its place is what an autoscaler goes by from here on.
+    request_resources(bundles=[])
+
+
+def bundle(cpus: float, gpus: float) -> dict[str, float]:
+    """What one process of a service needs."""
+    return {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _reaches(url: str) -> str | None:
+    """Why this node is of no use to a run; ``None`` if it is."""
+    from buffer.connection import Connection
+
+    problems = []
+    parts = url.split(",")
+    for part in parts:
+        try:
+            Connection(part).close()
+        except SsdkdError as error:
+            problems.append(str(error))
+    return problems[0] if len(problems) == len(parts) else None
+
+
+def _fits_somewhere(need: Mapping[str, float]) -> bool:
+    return any(
+        all(node["Resources"].get(name, 0.0) >= amount for name, amount in need.items())
+        for node in _nodes()
+    )
+
+
+def _described() -> str:
+    found = [
+        {name: node["Resources"].get(name, 0.0) for name in ("CPU", "GPU")} for node in _nodes()
+    ]
+    return ", ".join(f"{each['CPU']:g} CPU and {each['GPU']:g} GPU" for each in found)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[-1]
 
 
 def _options(run: RunTable) -> dict[str, Any]:
@@ -81,6 +178,6 @@ def _check_reachable(config: PipelineConfig) -> None:
         )
 
 
-def _nodes() -> list[dict[str, float]]:
-    """The resources of each node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+def _nodes() -> list[dict[str, Any]]:
+    """The nodes that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -18,6 +18,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from deploy.cluster import bundle
+
 
 class Places:
     """The places of numbered actors that all need the same resources.
@@ -28,7 +30,7 @@ class Places:
     """
 
     def __init__(self, *, cpus: float, gpus: float = 0.0) -> None:
-        self._resources = {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
+        self._resources = bundle(cpus, gpus)
         self._groups: dict[int, PlacementGroup] = {}
 
     def of(self, number: int) -> PlacementGroupSchedulingStrategy:

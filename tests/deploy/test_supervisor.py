@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.integration
 class Worker:
     """Counts its rounds until it is told to stop."""
 
-    def __init__(self, fails: bool) -> None:
-        self.fails, self.stopping, self.rounds = fails, False, 0
+    def __init__(self, fails: bool, deaf: bool) -> None:
+        self.fails, self.deaf, self.stopping, self.rounds = fails, deaf, False, 0
 
     def run(self) -> None:
         while not self.stopping:
@@ -41,12 +42,12 @@ class Worker:
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
-        self.stopping = True
+        self.stopping = not self.deaf
 
 
-def starter(*, fails: bool = False) -> Callable[[int], Any]:
+def starter(*, fails: bool = False, deaf: bool = False) -> Callable[[int], Any]:
     options: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {"control": 1}}
-    return lambda number: ray.remote(**options)(Worker).remote(fails)
+    return lambda number: ray.remote(**options)(Worker).remote(fails, deaf)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,4 +157,49 @@ def test_one_given_up_actor_does_not_end_the_others() -> None:
         assert watch.failure() is None
         time.sleep(0.02)
     until(lambda: bool(watch.statuses()))
+    watch.stop()
+
+
+def test_scaling_up_starts_actors_and_scaling_down_drains_the_last_ones() -> None:
+    left: list[int] = []
+    watch = Supervisor(starter(), 1, leave=left.append)
+    watch.start()
+    until(lambda: len(watch.statuses()) == 1)
+    watch.scale(3)
+    until(lambda: len(watch.statuses()) == 3)
+    pids = [status["pid"] for status in watch.statuses()]
+    until(lambda: watch.totals().rounds > 50)
+    rounds = watch.totals().rounds
+    watch.scale(1)
+    until(lambda: len(watch.describe()) == 1)
+    assert sorted(left) == [1, 2]
+    assert [status["pid"] for status in watch.statuses()] == pids[:1]
+    assert watch.totals().rounds >= rounds  # what the drained ones did still counts
+    assert watch.totals().restarts == 0
+    watch.stop()
+
+
+def test_an_actor_that_does_not_drain_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 1.0)
+    deaf = starter(deaf=True)
+    watch = Supervisor(deaf, 2)
+    watch.start()
+    until(lambda: len(watch.statuses()) == 2)
+    last = watch.statuses()[1]["pid"]
+    watch.scale(1)
+    until(lambda: len(watch.describe()) == 1)
+    until(lambda: not psutil.pid_exists(last))
+    watch.stop(grace_seconds=0.5)
+
+
+def test_quarantine_ends_when_somebody_asks_for_a_number_again() -> None:
+    watch = Supervisor(starter(fails=True), 1)
+    watch.start()
+    until(lambda: watch.failure() is not None)
+    (described,) = watch.describe()
+    assert described["state"] == "quarantine"
+    assert "this one always fails" in described["reason"]
+    watch.scale(1)
+    assert watch.failure() is None
+    until(lambda: watch.failure() is not None)
     watch.stop()

@@ -32,13 +32,13 @@ PROCESSES = {"synthesizer": "ray::SynthesizerService", "distiller": "ray::RayTra
 class Run:
     """``ssdkd run`` on the digits, in a process group of its own."""
 
-    def __init__(self, out: Path, *assignments: str) -> None:
+    def __init__(self, out: Path, *assignments: str, resume: bool = False) -> None:
         self.out = out
         sets = [part for setting in (*QUICK, *assignments) for part in ("--set", setting)]
         # As a user's shell would be: no authentication mode is set.
         environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
         self.process = subprocess.Popen(
-            [str(SSDKD), "run", *sets, "--out", str(out)],
+            [str(SSDKD), "run", *sets, "--resume" if resume else "--out", str(out)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,9 +111,10 @@ def start_run(tmp_path: Path, digits_teacher: Path) -> Iterator[Callable[..., Ru
     """Starts a run with ``table.key=value`` overrides; what outlives it fails the test."""
     started: list[Run] = []
 
-    def start(*assignments: str) -> Run:
-        out = tmp_path / str(len(started))
-        started.append(Run(out, f"teacher.weights={digits_teacher}", *assignments))
+    def start(*assignments: str, resume: Run | None = None) -> Run:
+        out = tmp_path / str(len(started)) if resume is None else resume.out
+        settings = (f"teacher.weights={digits_teacher}", *assignments)
+        started.append(Run(out, *settings, resume=resume is not None))
         return started[-1]
 
     yield start

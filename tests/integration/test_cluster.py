@@ -1,0 +1,111 @@
+"""A cluster of several nodes: runs are submitted, watched, scaled and stopped from outside."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.buffer.servers import TcpServer
+from tests.integration.ray_nodes import RayNodes
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+
+QUICK = {
+    "buffer.capacity": 600,
+    "buffer.probe_capacity": 64,
+    "synthesizer.batch_size": 100,
+    "synthesizer.kwargs.inner_steps": 2,
+    "synthesizer.cpus": 0.25,
+    "distiller.cpus": 0.5,
+    "distiller.batch_size": 64,
+    "distiller.snapshot_seconds": 1,
+    "distiller.probe_seconds": 2,
+    "distiller.checkpoint_seconds": 4,
+    "controller.interval_seconds": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    # Not in pytest's folder: its path leaves no room for Ray's sockets.
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
+        RayNodes(Path(folder), head_cpus=1) as nodes,
+    ):
+        nodes.add(cpus=1)
+        nodes.add(cpus=1)
+        yield nodes
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[TcpServer]:
+    server = TcpServer(tmp_path)
+    yield server
+    server.stop()
+
+
+def settings(**more: Any) -> list[str]:
+    """Overrides as the command takes them."""
+    return [part for k, v in (QUICK | more).items() for part in ("--set", f"{k}={json.dumps(v)}")]
+
+
+def status(nodes: RayNodes, name: str) -> dict[str, Any]:
+    done = nodes.command("status", name)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(1.0)
+    return found
+
+
+def test_a_run_is_submitted_scaled_and_makes_a_good_student(
+    nodes: RayNodes, redis_server: TcpServer, digits_teacher: Path, tmp_path: Path
+) -> None:
+    sets = settings(
+        **{
+            "run.name": "scaled",
+            "run.seconds": None,
+            "run.steps": 1200,
+            "teacher.weights": str(digits_teacher),
+            "buffer.url": redis_server.url,
+        }
+    )
+    sent = nodes.command("submit", "digits", "--out", str(tmp_path / "out"), *sets)
+    assert sent.returncode == 0, sent.stderr
+    assert "ssdkd-scaled-0: submitted" in sent.stdout
+    again = nodes.command("submit", "digits", "--out", str(tmp_path / "out"), *sets)
+    assert "ssdkd-scaled-0: runs already" in again.stdout, again.stderr
+
+    def running(count: int) -> Callable[[], bool]:
+        def check() -> bool:
+            found = status(nodes, "scaled")
+            assert found["job_status"] in ("PENDING", "RUNNING"), found
+            states = [each["state"] for each in found.get("synthesizers", [])]
+            return states == ["running"] * count
+
+        return check
+
+    until(running(1))
+    assert nodes.command("scale", "scaled", "--synthesizers", "4").returncode == 0
+    until(running(4))
+    places = {each["node"] for each in status(nodes, "scaled")["synthesizers"]}
+    assert len(places) == 3
+    assert nodes.command("scale", "scaled", "--synthesizers", "2").returncode == 0
+    until(running(2))
+    until(lambda: status(nodes, "scaled")["job_status"] == "SUCCEEDED", 300)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["student_accuracy"] > 60
+    assert result["synthesizer_restarts"] == 0
+    assert "student" in nodes.command("logs", "scaled").stdout
