@@ -155,6 +155,20 @@ def test_a_producer_that_gave_up_an_insert_takes_its_slots_along(
     assert len(audit(client, keys, 8)) == 6
 
 
+def test_slots_given_back_for_an_insert_that_has_to_wait_are_free_once(
+    make_scripts: Callable[..., Scripts], client: redis.Redis, keys: Key
+) -> None:
+    scripts = make_scripts(Limits(4, 0, 1, None, 300.0, eviction="lowest_priority"))
+    for producer in ("dead", "alive"):
+        scripts.reserve(Insert(producer, 1, 1), 2, 0, {})
+    client.hdel(keys("permits"), "dead")
+    for _ in range(2):
+        assert isinstance(scripts.reserve(Insert("late", 1, 1), 4, 0, {}), Refused)
+    reserved = scripts.reserve(Insert("late", 1, 1), 2, 0, {})
+    assert isinstance(reserved, Reserved)
+    assert sorted(reserved.pairs["slot"].tolist()) == [0, 1]
+
+
 def test_damaged_samples_leave_slots_that_are_used_again(
     make_redis: Callable[..., ReplayBuffer],
     make_samples: Samples,
