@@ -97,7 +97,8 @@ class SlotTable:
         if self._uniform:
             params = params.model_copy(update={"uniform_share": 1.0})
         cells = items["cell"]
-        cohorts = cells & 0xFF
+        # Signed: after a restore the newest may have a lower number.
+        cohorts = (cells & 0xFF).astype(np.int64)
         behind = np.where(cohorts == _ANCIENT, OLDEST_COHORT, (answer.newest - cohorts) % _ANCIENT)
         chances = probabilities(cells >> 8 & 0xFF, cells >> 16, behind, params)
         cumulative = np.cumsum(chances)

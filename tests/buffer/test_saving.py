@@ -127,6 +127,19 @@ def test_into_a_smaller_buffer_only_the_newest_go(
     assert set(numbers(small.sample(200, seed=0))) == {sample.member for sample in made[12:]}
 
 
+@pytest.mark.parametrize("kind", ["redis", "scripted"])
+def test_into_a_larger_buffer_samples_take_their_ages_along(
+    make: Make, make_samples: Samples, tmp_path: Path, kind: str
+) -> None:
+    small = make("memory", SamplingParams(age_discount=0.3), capacity=16, probe_capacity=0)
+    for sequence in range(4):
+        small.insert(make_samples(4), producer="a", sequence=sequence)
+    small.snapshot(tmp_path / "small.zip")
+    large = make(kind, SamplingParams(age_discount=0.3), capacity=160, probe_capacity=0)
+    large.restore(tmp_path / "small.zip")
+    assert chances(large) == pytest.approx(chances(small))
+
+
 @pytest.mark.parametrize("eviction", ["lowest_priority", "label_quota"])
 def test_other_evictions_go_on_after_a_restore(
     make: Make,
