@@ -226,8 +226,6 @@ class ReplayBuffer(Notices):
 
     def load(self, archive: Archive, wanted: NDArray[np.bool_], meta: Meta) -> int:
         """Empties this shard and puts wanted items ``[N]`` of an archive into it; how many."""
-        self.reset()
-        self.set_params(meta.params)
         return load(self._scripts, self._payloads, self._table, self._shard, archive, wanted, meta)
 
     def _epoch(self, producer: str) -> int:

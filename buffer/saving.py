@@ -47,12 +47,11 @@ def load(
     wanted: NDArray[np.bool_],
     meta: Meta,
 ) -> int:
-    """Puts wanted items of an archive into an empty shard.
+    """Empties a shard and puts wanted items of an archive into it.
 
     Returns:
         How many are there now.
     """
-    incarnation = scripts.probe(1).incarnation
     probes = archive.items["probe"].astype(bool)
     slots = archive.ranks(wanted)
     slots[probes] += table.capacity
@@ -61,8 +60,10 @@ def load(
     )
     done, loaded = 0, 0
     rows = np.flatnonzero(wanted)
-    first = (json.dumps(counters), json.dumps(meta.attempts))
-    scripts.load(incarnation, *first, {}, np.zeros(0, dtype=LOADED))
+    # Payloads first: once the new incarnation has begun they could be somebody's.
+    payloads.delete()
+    incarnation = scripts.reset(json.dumps(counters), json.dumps(meta.attempts))
+    scripts.set_params(meta.params)
     for chunk in archive.chunks(wanted):
         own = slots[rows[done : done + len(chunk.items)]]
         done += len(chunk.items)
@@ -79,7 +80,7 @@ def load(
             | chunk.items["behind"]
         )
         updates["attempt"], updates["step"] = chunk.items["attempt"], chunk.items["step"]
-        loaded += scripts.load(incarnation, "", "", schema, updates)
+        loaded += scripts.load(incarnation, schema, updates)
     return loaded
 
 

@@ -128,9 +128,14 @@ class Scripts:
             "Use another run.name, or the same settings"
         )
 
-    def reset(self) -> None:
-        """Empties the buffer and gives it a new incarnation."""
-        self._run["reset"](self._keys, self._creation())
+    def reset(self, counters: str = "", attempts: str = "") -> int:
+        """Empties the buffer and gives it a new incarnation, which it returns.
+
+        ``counters`` and ``attempts`` are given if samples are to be loaded, see ``lua/reset.lua``.
+        """
+        creation = self._creation()
+        self._run["reset"](self._keys, (*creation, counters, attempts))
+        return creation[0]
 
     def permit(self, producer: str, samples: int) -> float | None:
         """Asks for a permit: ``None`` if granted, else seconds to wait."""
@@ -257,18 +262,9 @@ class Scripts:
             np.frombuffer(probes, dtype=RECORD),
         )
 
-    def load(
-        self,
-        incarnation: int,
-        counters: str,
-        attempts: str,
-        schema: Mapping[str, str],
-        items: NDArray[np.void],
-    ) -> int:
+    def load(self, incarnation: int, schema: Mapping[str, str], items: NDArray[np.void]) -> int:
         """Puts items ``[n]`` of :data:`LOADED` back: how many."""
-        packed = items.tobytes()
-        answer = self._ask("load", incarnation, counters, attempts, json.dumps(schema), packed)
-        return int(answer)
+        return int(self._ask("load", incarnation, json.dumps(schema), items.tobytes()))
 
     def _creation(self) -> tuple[int, str, str]:
         limits = {"error_buffer": f"{DEFAULT_ERROR_BUFFER:g}", **self._limits.fields()}
