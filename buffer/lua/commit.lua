@@ -96,6 +96,18 @@ for i, slot in ipairs(slots) do
     write_slot(record)
   end
 end
+if queued then
+  -- Those at the front that were evicted: the queue stays short although nobody takes from it.
+  for _ = 1, 2 * fresh do
+    local slot, generation = unpack_from(NAME, redis.call('LINDEX', QUEUE, 0))
+    local record = read_slot(slot)
+    if record.state == COMMITTED and record.generation == generation then
+      break
+    end
+    redis.call('LTRIM', QUEUE, 1, -1)
+    redis.call('HSET', COUNTERS, 'queue_used', 0)
+  end
+end
 if not ring then
   -- Ahead of time, so that no commit has to retire a whole cohort.
   retire((math.floor((before + fresh) / width) + 1) % COHORTS, 2 * fresh)
