@@ -37,7 +37,7 @@ from buffer.batches import (
 )
 from buffer.columns import Columns, joined
 from buffer.config import BufferTable
-from buffer.division import common_of, share_of, table_of_shard, together
+from buffer.division import common_of, in_proportion, share_of, table_of_shard, together
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
@@ -147,11 +147,11 @@ class ShardedReplayBuffer:
         """See :meth:`buffer.interface.Replay.probe`: of each shard in proportion."""
         check_count(n)
         sizes = [(m, info.probe_size) for m, info in self._members.ask_all(ReplayBuffer.info)]
-        total = max(1, sum(size for _, size in sizes))
+        parts = in_proportion(n, [size for _, size in sizes])
         found = [
             answer
-            for member, size in sizes
-            for _, answer in self._members.ask([member], partial(peek, n=max(1, n * size // total)))
+            for (member, _), part in zip(sizes, parts, strict=True)
+            for _, answer in self._members.ask([member], partial(peek, n=part))
         ]
         return probe_batch(found, self.params().version)
 
