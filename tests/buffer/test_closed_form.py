@@ -183,9 +183,7 @@ def test_draws_are_made_as_they_say_although_the_shard_has_changed(
     assert p_value(observed, np.array([*chances.values()])) > LEAST_P_VALUE
 
 
-def test_a_shard_of_nothing_but_new_labels_waits(
-    make_redis: Make, make_samples: Samples
-) -> None:
+def test_a_shard_of_nothing_but_new_labels_waits(make_redis: Make, make_samples: Samples) -> None:
     replay = make_redis(capacity=4, probe_capacity=0)
     replay.insert(make_samples(4), producer="a", sequence=1)
     _, (common,) = common_of([replay.drawing.masses()])
