@@ -15,7 +15,7 @@ import pytest
 from buffer import members
 from buffer.config import BufferTable
 from buffer.connect import connect
-from buffer.errors import BufferUnavailable, RateLimited
+from buffer.errors import BufferUnavailable, RateLimited, SchemaError
 from buffer.interface import InsertResult, Replay
 from buffer.params import SamplingParams
 from buffer.payloads import Payloads
@@ -77,6 +77,16 @@ def test_one_shard_on_two_servers_is_on_the_first(server: RedisServer, run: str)
     replay = connect(BufferTable(shards=1), url=url, run=run)
     assert replay.info().size == 0
     replay.close()
+
+
+def test_shards_of_different_shapes_make_no_batch(
+    make_sharded: Make, make_samples: Samples
+) -> None:
+    replay = make_sharded(capacity=8, probe_capacity=0)
+    replay.insert(make_samples(4), producer="a", sequence=0)
+    replay.insert(make_samples(4, image=np.zeros((3, 1, 1), np.uint8)), producer="a", sequence=1)
+    with pytest.raises(SchemaError, match="image"):
+        replay.sample(64, seed=0)
 
 
 def test_a_permit_is_for_the_shard_that_gave_it(make_sharded: Make, make_samples: Samples) -> None:
