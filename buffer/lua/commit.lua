@@ -110,7 +110,7 @@ if queued then
 end
 if not ring then
   -- Ahead of time, so that no commit has to retire a whole cohort.
-  retire((math.floor((before + fresh) / width) + 1) % COHORTS, 2 * fresh)
+  retire(math.ceil((before + fresh) / width) % COHORTS, 2 * fresh)
 end
 write_back()
 

@@ -11,6 +11,7 @@ import redis
 
 from buffer.errors import RateLimited
 from buffer.interface import Replay
+from buffer.params import SamplingParams
 from buffer.priorities import level_of
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
@@ -124,6 +125,23 @@ def test_survivors_of_many_turnovers_count_as_ancient(
     found = sorted({float(p) for p in batch.probabilities.round(12)})
     assert np.allclose(found, sorted(set(np.round(expected, 12)))[-len(found) :])
     assert found[-1] == pytest.approx(max(expected))
+
+
+def test_nobody_counts_as_ancient_before_time(make_replay: Make, make_samples: Samples) -> None:
+    replay = make_replay(
+        capacity=16, probe_capacity=0, eviction="lowest_priority", priority_exponent=0.0
+    )
+    for sequence in range(14):
+        made = make_samples(2, priority=1e6 if sequence == 0 else 1.0)
+        replay.insert(made, producer="a", sequence=sequence)
+    replay.set_params(
+        SamplingParams(version=Version(1, 1), priority_exponent=0.0, age_discount=0.5)
+    )
+    draws = [replay.sample(4096, seed=seed).probabilities for seed in range(8)]
+    chances = np.concatenate(draws)
+    # Thirteen cohorts began after that of the two oldest.
+    expected = chances.max() / 2**13
+    assert chances.min() == pytest.approx(expected)
 
 
 def test_slots_of_a_dead_producer_are_used_again_after_its_lease(
