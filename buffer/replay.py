@@ -41,13 +41,14 @@ from buffer.drawing import Drawing
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.keys import Keys
+from buffer.limits import Limits
 from buffer.notices import Notices
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import level_of
 from buffer.sample import Batch, Sample
 from buffer.saving import Dump, dump, load
-from buffer.scripts import Limits, Scripts
+from buffer.scripts import Scripts
 from buffer.version import Version
 
 logger = logging.getLogger(__name__)

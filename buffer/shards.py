@@ -129,18 +129,15 @@ class ShardedReplayBuffer:
         left = n
         while left:
             for count, member, common in self._divide(left, generator, counted=counted):
-                part = partial(
-                    draw,
-                    n=count,
-                    seed=int(generator.integers(2**63)),
-                    counted=counted,
-                    common=common,
-                )
+                seed = int(generator.integers(2**63))
+                part = partial(draw, n=count, seed=seed, counted=counted, common=common)
                 for _, piece in self._members.ask([member], part):
                     pieces.append(piece)
                     left -= count
-        draws = concatenate([piece[1] for piece in pieces])
-        samples = joined([piece[0] for piece in pieces])
+        # Mixed: draws are independent, whichever part of a batch somebody takes.
+        order = generator.permutation(n)
+        draws = concatenate([piece[1] for piece in pieces]).at(order)
+        samples = joined([piece[0] for piece in pieces]).at(order)
         return batch_of(samples, draws, student_step=student_step)
 
     def probe(self, n: int) -> Batch:

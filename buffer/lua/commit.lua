@@ -82,8 +82,9 @@ for i, slot in ipairs(slots) do
         cell = cell - cell % 65536 + override * 256
       end
       local cohort = math.floor((before + fresh) / width)
-      if not ring and (before + fresh) % width == 0 then
-        retire(cohort % COHORTS, width)
+      if (before + fresh) % width == 0 then
+        -- Nothing, as a rule: what is left is older than a ring keeps, or comes from a snapshot.
+        retire(cohort % COHORTS, capacity)
       end
       enter_cell(record, cell + cohort % COHORTS)
       fresh = fresh + 1

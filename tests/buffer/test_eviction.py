@@ -11,11 +11,12 @@ import redis
 
 from buffer.errors import RateLimited
 from buffer.interface import Replay
+from buffer.limits import Limits
 from buffer.params import SamplingParams
 from buffer.priorities import level_of
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
-from buffer.scripts import Insert, Limits, Refused, Reserved, Scripts
+from buffer.scripts import Insert, Refused, Reserved, Scripts
 from buffer.version import Version
 from tests.buffer.test_records import audit
 
@@ -120,7 +121,7 @@ def test_survivors_of_many_turnovers_count_as_ancient(
     for sequence in range(1, 320):
         replay.insert(make_samples(1), producer="a", sequence=sequence)
     batch = replay.sample(2000, seed=3)
-    masses = np.array([2.0**-15] * 2 + [2.0**-i for i in range(6)])
+    masses = np.array([2.0**-14] * 2 + [2.0**-i for i in range(6)])
     expected = sorted(masses / masses.sum())
     found = sorted({float(p) for p in batch.probabilities.round(12)})
     assert np.allclose(found, sorted(set(np.round(expected, 12)))[-len(found) :])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,11 @@ def test_into_a_larger_buffer_samples_take_their_ages_along(
     large = make(kind, SamplingParams(age_discount=0.3), capacity=160, probe_capacity=0)
     large.restore(tmp_path / "small.zip")
     assert chances(large) == pytest.approx(chances(small))
+    # Their cohorts' numbers come round before the ring comes to them.
+    for sequence in range(10, 17):
+        large.insert(make_samples(20), producer="b", sequence=sequence)
+    old = sorted(chances(large).values())[:16]
+    assert max(old) == pytest.approx(min(chances(large).values()) * 0.7 ** -(14 - 7), rel=1e-6)
 
 
 @pytest.mark.parametrize("eviction", ["lowest_priority", "label_quota"])
@@ -254,3 +260,24 @@ def test_what_is_no_snapshot_is_refused(
         rewritten(path, **members)
     with pytest.raises(SchemaError, match=message):
         replay.restore(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_buffer_has_the_parameters_of_the_snapshot_whatever_it_would_start_with(
+    make: Callable[..., Replay], kind: str, make_samples: Samples, tmp_path: Path
+) -> None:
+    saved = make("memory", SamplingParams(priority_exponent=0.9), **TABLE)
+    saved.insert(make_samples(8), producer="a", sequence=1)
+    saved.snapshot(tmp_path / "snapshot")
+    restored = make(kind, SamplingParams(priority_exponent=0.1), **TABLE)
+    restored.restore(tmp_path / "snapshot")
+    assert restored.params() == saved.params()
+
+
+def test_draws_over_shards_are_mixed(make: Callable[..., Replay], make_samples: Samples) -> None:
+    replay = make("sharded", capacity=64, probe_capacity=0)
+    for sequence in range(4):
+        replay.insert(make_samples(16), producer="a", sequence=sequence)
+    shards = replay.sample(256, seed=0).identities["shard"].tolist()
+    changes = sum(one != other for one, other in pairwise(shards))
+    assert changes > 64  # 1 if they came shard by shard, 128 expected
