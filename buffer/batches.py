@@ -36,6 +36,15 @@ class Draws:
     params_version: Version
     population: int
 
+    def at(self, rows: NDArray[np.intp]) -> Draws:
+        """Some of them, in another order."""
+        return replace(
+            self,
+            identities=self.identities.take(rows),
+            probabilities=self.probabilities.take(rows),
+            weights=self.weights.take(rows),
+        )
+
 
 def check_samples(samples: Sequence[Sample], capacity: int, probe_capacity: int) -> None:
     """Whether samples can be inserted together.

@@ -20,6 +20,7 @@ class PayloadCache:
         self._most_bytes = most_bytes
         self._slots = slots
         self._columns: Columns | None = None
+        self._incarnation = -1
         self.hits = 0
         self.misses = 0
 
@@ -43,7 +44,10 @@ class PayloadCache:
 
     def keep(self, samples: Columns) -> None:
         """Remembers samples, in place of others if need be."""
-        if self._columns is None:
+        incarnation = int(samples.headers["identity"]["incarnation"][0])
+        if self._columns is None or (
+            incarnation != self._incarnation and not self._columns.fits(samples)
+        ):
             each = sum(
                 values[0].nbytes
                 for values in (samples.headers, samples.images, *samples.targets.values())
@@ -51,7 +55,7 @@ class PayloadCache:
             rows = min(self._slots, self._most_bytes // each)
             if rows == 0:
                 return
-            self._columns = Columns.empty(rows, like=samples)
+            self._columns, self._incarnation = Columns.empty(rows, like=samples), incarnation
         if self._columns.fits(samples):
             self._columns.put(self._rows(samples.headers["identity"]), samples)
 

@@ -113,6 +113,9 @@ def combine(pieces: Sequence[tuple[NDArray[np.intp], Columns]], n: int) -> Colum
     Args:
         pieces: which rows, in rising order, and their samples; all images have one shape.
         n: rows of the batch; those of no piece hold anything.
+
+    Raises:
+        SchemaError: images, or targets of a name, differ in dtype or shape.
     """
     if not pieces:
         return None
@@ -123,6 +126,13 @@ def combine(pieces: Sequence[tuple[NDArray[np.intp], Columns]], n: int) -> Colum
     common = {name: values for name, values in samples.targets.items() if name in shared}
     whole = Columns.empty(n, like=samples._replace(targets=common))
     for rows, piece in pieces:
+        forms = piece.schema()
+        for name, form in whole.schema().items():
+            if forms[name] != form:
+                raise SchemaError(
+                    f"{name} ({forms[name]}) differs from {form} of other samples: shards hold "
+                    "samples that make no batch"
+                )
         whole.put(rows, piece)
     return whole
 

@@ -40,7 +40,7 @@ def connect(
     urls = url.split(",")
     count = table.shards or len(urls)
     if count == 1:
-        return ReplayBuffer(table, url=url, run=run, params=params, seed=seed, fresh=fresh)
+        return ReplayBuffer(table, url=urls[0], run=run, params=params, seed=seed, fresh=fresh)
     own = table_of_shard(table, count)
 
     def opener(shard: int) -> Callable[[bool], ReplayBuffer]:

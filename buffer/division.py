@@ -36,6 +36,13 @@ def table_of_shard(table: BufferTable, shards: int) -> BufferTable:
     )
 
 
+def in_proportion(n: int, sizes: Sequence[int]) -> list[int]:
+    """How many each of several shards gives to ``n``, or to all if there are fewer."""
+    ends = np.cumsum(sizes)
+    parts: list[int] = np.diff(min(n, ends[-1]) * ends // max(1, ends[-1]), prepend=0).tolist()
+    return parts
+
+
 def together(metas: Sequence[Meta]) -> Meta:
     """What shards are beside their items, as of one."""
     first = max(metas, key=lambda meta: meta.params.version)

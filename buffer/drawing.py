@@ -67,9 +67,13 @@ class Drawing:
         rounds: list[Draws] = []
         left = n
         generator = np.random.default_rng(self._seed() if seed is None else seed)
-        for _ in range(REDRAW_ROUNDS):
-            purpose: Purpose = "look" if not counted else "redraw" if rounds else "draw"
+        incarnation = -1
+        for number in range(REDRAW_ROUNDS):
+            purpose: Purpose = "look" if not counted else "redraw" if number else "draw"
             answer = self._ask_for(generator.random(left), purpose, common)
+            if answer.incarnation != incarnation:
+                # What was drawn before a reset need not fit what came after it.
+                pieces, rounds, left, incarnation = [], [], n, answer.incarnation
             names = self._identities(answer.incarnation, answer.draws)
             found, intact = self._payloads.read(names)
             if found is not None:

@@ -64,6 +64,7 @@ class Items:
         """Inserts samples together; first room is made for all of them."""
         train = [sample for sample in samples if sample.split == "train"]
         slots = self._make_room(len(train))
+        self._forget_the_gone()
         level = self._level_of_all()
         for sample, slot in zip(train, slots, strict=True):
             item = self._item(sample, slot)
@@ -79,7 +80,7 @@ class Items:
         """The next ``n`` in order; fewer only if the queue is shorter, and then none leaves it."""
         if self._table.selector == "sequential":
             return [self._next() for _ in range(n)]
-        self.queue = [item for item in self.queue if self.train.get(item.slot) is item]
+        self._forget_the_gone()
         most = self._table.max_times_sampled
         taken = [item for item in self.queue for _ in range(most - item.taken)][:n]
         if len(taken) == n:
@@ -122,6 +123,9 @@ class Items:
         self.train[slot] = item
         self.queue.append(item)
         return sample
+
+    def _forget_the_gone(self) -> None:
+        self.queue = [item for item in self.queue if self.train.get(item.slot) is item]
 
     def _next(self) -> Item:
         while self._cursor not in self.train:
@@ -199,6 +203,8 @@ class Items:
         """``[N]``: the probability of each training sample to be drawn next."""
         newest = (self.inserted - 1) // cohort_width(self._table.capacity)
         items = self.train.values()
+        if self._table.selector == "uniform":
+            params = params.model_copy(update={"uniform_share": 1.0})
         return probabilities(
             [item.level for item in items],
             [item.sample.predicted_class for item in items],

@@ -44,9 +44,8 @@ class Member:
         return self._replay is not None
 
     @property
-    def replay(self) -> ReplayBuffer:
-        """The connection of a connected member."""
-        assert self._replay is not None
+    def replay(self) -> ReplayBuffer | None:
+        """The connection; ``None`` while it is left out."""
         return self._replay
 
     def connect(self, *, fresh: bool = False) -> bool:
@@ -69,7 +68,8 @@ class Member:
             "shard %d (%s) is left out for %g s, with its samples: %s",
             *(self.shard, self._where, self._pause, error),
         )
-        self.close()
+        # Not closed: another thread may be waiting for an answer. Sockets go with their last user.
+        self._replay = None
         self._ask_again_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
@@ -121,11 +121,15 @@ class Members:
         """The answers of the members that can be reached; the others are left out from now on."""
         answers = []
         for member in members:
+            replay = member.replay
+            if replay is None:  # another thread has left it out
+                continue
             try:
-                answers.append((member, question(member.replay)))
+                answers.append((member, question(replay)))
             except BufferUnavailable as error:
                 with self._lock:
-                    member.leave_out(error)
+                    if member.replay is replay:
+                        member.leave_out(error)
         return answers
 
     def ask_all(self, question: Callable[[ReplayBuffer], Answer]) -> list[tuple[Member, Answer]]:

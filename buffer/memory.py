@@ -231,7 +231,7 @@ class InMemoryReplayBuffer:
         """See :meth:`buffer.interface.Replay.restore`."""
         with self._lock, Archive(path) as archive:
             self._state = self._empty()
-            self.set_params(archive.meta.params)
+            self._state.params = archive.meta.params
             for role, attempt in archive.meta.attempts.items():
                 self._attempts[role] = max(attempt, self._attempts[role])
             return self._state.put_back(archive, self._table)

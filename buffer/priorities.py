@@ -30,7 +30,9 @@ STEPS_PER_OCTAVE = 4
 LEVEL_OF_ONE = 128
 """The level whose value is 1."""
 COHORTS_PER_BUFFER = 8
-OLDEST_COHORT = 15
+COHORTS = 15
+"""Cohorts are numbered modulo this; what is older than all of them is in one more."""
+OLDEST_COHORT = COHORTS - 1
 """So many cohorts behind the newest, or more: items of that age are not told apart."""
 
 
@@ -76,7 +78,7 @@ def probabilities(
     Args:
         levels: ``[N]`` in [0, 255].
         labels: ``[N]`` predicted classes, >= 0.
-        cohorts_behind: ``[N]`` cohorts that began after the item's, in [0, 15].
+        cohorts_behind: ``[N]`` cohorts that began after the item's, in [0, 14].
         params: the sampling parameters in force.
 
     Returns:

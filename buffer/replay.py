@@ -41,13 +41,14 @@ from buffer.drawing import Drawing
 from buffer.errors import RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.keys import Keys
+from buffer.limits import Limits
 from buffer.notices import Notices
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import level_of
 from buffer.sample import Batch, Sample
 from buffer.saving import Dump, dump, load
-from buffer.scripts import Limits, Scripts
+from buffer.scripts import Scripts
 from buffer.version import Version
 
 logger = logging.getLogger(__name__)
@@ -226,8 +227,6 @@ class ReplayBuffer(Notices):
 
     def load(self, archive: Archive, wanted: NDArray[np.bool_], meta: Meta) -> int:
         """Empties this shard and puts wanted items ``[N]`` of an archive into it; how many."""
-        self.reset()
-        self.set_params(meta.params)
         return load(self._scripts, self._payloads, self._table, self._shard, archive, wanted, meta)
 
     def _epoch(self, producer: str) -> int:

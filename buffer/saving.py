@@ -15,7 +15,7 @@ from buffer.batches import identity_array
 from buffer.codec import rename
 from buffer.config import BufferTable
 from buffer.payloads import Payloads
-from buffer.priorities import OLDEST_COHORT
+from buffer.priorities import COHORTS, OLDEST_COHORT
 from buffer.scripts import Scripts
 
 COMMITTED = 2
@@ -47,12 +47,11 @@ def load(
     wanted: NDArray[np.bool_],
     meta: Meta,
 ) -> int:
-    """Puts wanted items of an archive into an empty shard.
+    """Empties a shard and puts wanted items of an archive into it.
 
     Returns:
         How many are there now.
     """
-    incarnation = scripts.probe(1).incarnation
     probes = archive.items["probe"].astype(bool)
     slots = archive.ranks(wanted)
     slots[probes] += table.capacity
@@ -61,10 +60,14 @@ def load(
     )
     done, loaded = 0, 0
     rows = np.flatnonzero(wanted)
-    first = (json.dumps(counters), json.dumps(meta.attempts))
-    scripts.load(incarnation, *first, {}, np.zeros(0, dtype=LOADED))
+    # Payloads first: once the new incarnation has begun they could be somebody's.
+    payloads.delete()
+    incarnation = scripts.reset(meta.params, json.dumps(counters), json.dumps(meta.attempts))
+    behind = archive.items["behind"].astype(np.uint32)
+    behind[behind >= OLDEST_COHORT] = COHORTS
     for chunk in archive.chunks(wanted):
-        own = slots[rows[done : done + len(chunk.items)]]
+        here = rows[done : done + len(chunk.items)]
+        own = slots[here]
         done += len(chunk.items)
         names = identity_array(shard, incarnation, own, np.ones(len(own), dtype=np.uint32))
         renamed = [
@@ -76,10 +79,10 @@ def load(
         updates["cell"] = (
             chunk.items["label"].astype(np.uint32) << 16
             | chunk.items["level"].astype(np.uint32) << 8
-            | chunk.items["behind"]
+            | behind[here]
         )
         updates["attempt"], updates["step"] = chunk.items["attempt"], chunk.items["step"]
-        loaded += scripts.load(incarnation, "", "", schema, updates)
+        loaded += scripts.load(incarnation, schema, updates)
     return loaded
 
 
@@ -104,7 +107,7 @@ def _items(
     cells = found.records["cell"][train]
     cohorts = cells & 0xFF
     behind = np.where(
-        cohorts < OLDEST_COHORT, (found.newest - cohorts.astype(np.int64)) % OLDEST_COHORT, 15
+        cohorts < COHORTS, (found.newest - cohorts.astype(np.int64)) % COHORTS, OLDEST_COHORT
     )
     turn = (train - int(found.counters["head"])) % table.capacity
     order = np.lexsort((turn, -behind))

@@ -6,7 +6,6 @@ import json
 import struct
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,10 +29,10 @@ from buffer.answers import (
     Slots,
 )
 from buffer.batches import DEFAULT_ERROR_BUFFER
-from buffer.config import BufferTable
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable, ProtocolMismatch
-from buffer.keys import PROTOCOL, Keys
+from buffer.keys import Keys
+from buffer.limits import Limits
 from buffer.params import SamplingParams, params_fields, params_of
 from buffer.sources import OPERATIONS, source
 from buffer.version import Version
@@ -43,45 +42,6 @@ LOST = b"SSDKD_LOST"
 RESERVE_ROUNDS = 3
 _MASSES = struct.Struct("<Iddd")
 _DRAWN = struct.Struct("<IIIIdd")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What all clients of a buffer must agree on."""
-
-    capacity: int
-    probe_capacity: int
-    min_size_to_sample: int
-    error_buffer: float | None
-    lease_seconds: float
-    selector: str = "prioritized"
-    max_times_sampled: int = 1
-    eviction: str = "oldest"
-    new_priority: str = "disagreement"
-
-    @classmethod
-    def of(cls, table: BufferTable) -> Limits:
-        """The limits a configuration asks for."""
-        return cls(
-            capacity=table.capacity,
-            probe_capacity=table.probe_capacity,
-            min_size_to_sample=table.minimum,
-            error_buffer=table.error_buffer,
-            lease_seconds=table.lease_seconds,
-            selector=table.selector,
-            max_times_sampled=table.max_times_sampled,
-            eviction=table.eviction,
-            new_priority=table.new_priority,
-        )
-
-    def fields(self) -> dict[str, str]:
-        """Fields of ``meta``, without those that are left to others."""
-        values = {"protocol": PROTOCOL, **vars(self)}
-        return {
-            name: value if isinstance(value, str) else f"{value:.17g}"
-            for name, value in values.items()
-            if value is not None
-        }
 
 
 class Scripts:
@@ -128,9 +88,16 @@ class Scripts:
             "Use another run.name, or the same settings"
         )
 
-    def reset(self) -> None:
-        """Empties the buffer and gives it a new incarnation."""
-        self._run["reset"](self._keys, self._creation())
+    def reset(
+        self, params: SamplingParams | None = None, counters: str = "", attempts: str = ""
+    ) -> int:
+        """Empties the buffer and gives it a new incarnation, which it returns.
+
+        All arguments are given if samples are to be loaded, see ``lua/reset.lua``.
+        """
+        creation = self._creation(params)
+        self._run["reset"](self._keys, (*creation, counters, attempts))
+        return creation[0]
 
     def permit(self, producer: str, samples: int) -> float | None:
         """Asks for a permit: ``None`` if granted, else seconds to wait."""
@@ -257,22 +224,17 @@ class Scripts:
             np.frombuffer(probes, dtype=RECORD),
         )
 
-    def load(
-        self,
-        incarnation: int,
-        counters: str,
-        attempts: str,
-        schema: Mapping[str, str],
-        items: NDArray[np.void],
-    ) -> int:
+    def load(self, incarnation: int, schema: Mapping[str, str], items: NDArray[np.void]) -> int:
         """Puts items ``[n]`` of :data:`LOADED` back: how many."""
-        packed = items.tobytes()
-        answer = self._ask("load", incarnation, counters, attempts, json.dumps(schema), packed)
-        return int(answer)
+        return int(self._ask("load", incarnation, json.dumps(schema), items.tobytes()))
 
-    def _creation(self) -> tuple[int, str, str]:
+    def _creation(self, params: SamplingParams | None = None) -> tuple[int, str, str]:
         limits = {"error_buffer": f"{DEFAULT_ERROR_BUFFER:g}", **self._limits.fields()}
-        return self._incarnation(), json.dumps(limits), json.dumps(params_fields(self._params))
+        return (
+            self._incarnation(),
+            json.dumps(limits),
+            json.dumps(params_fields(params or self._params)),
+        )
 
     def _in_time(self, name: str, *arguments: Any) -> Any:
         """An answer younger than a lease: the slots of an older one may be somebody else's."""

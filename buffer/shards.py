@@ -37,7 +37,7 @@ from buffer.batches import (
 )
 from buffer.columns import Columns, joined
 from buffer.config import BufferTable
-from buffer.division import common_of, share_of, table_of_shard, together
+from buffer.division import common_of, in_proportion, share_of, table_of_shard, together
 from buffer.errors import BufferUnavailable, RateLimited
 from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
@@ -129,29 +129,26 @@ class ShardedReplayBuffer:
         left = n
         while left:
             for count, member, common in self._divide(left, generator, counted=counted):
-                part = partial(
-                    draw,
-                    n=count,
-                    seed=int(generator.integers(2**63)),
-                    counted=counted,
-                    common=common,
-                )
+                seed = int(generator.integers(2**63))
+                part = partial(draw, n=count, seed=seed, counted=counted, common=common)
                 for _, piece in self._members.ask([member], part):
                     pieces.append(piece)
                     left -= count
-        draws = concatenate([piece[1] for piece in pieces])
-        samples = joined([piece[0] for piece in pieces])
+        # Mixed: draws are independent, whichever part of a batch somebody takes.
+        order = generator.permutation(n)
+        draws = concatenate([piece[1] for piece in pieces]).at(order)
+        samples = joined([piece[0] for piece in pieces]).at(order)
         return batch_of(samples, draws, student_step=student_step)
 
     def probe(self, n: int) -> Batch:
         """See :meth:`buffer.interface.Replay.probe`: of each shard in proportion."""
         check_count(n)
         sizes = [(m, info.probe_size) for m, info in self._members.ask_all(ReplayBuffer.info)]
-        total = max(1, sum(size for _, size in sizes))
+        parts = in_proportion(n, [size for _, size in sizes])
         found = [
             answer
-            for member, size in sizes
-            for _, answer in self._members.ask([member], partial(peek, n=max(1, n * size // total)))
+            for (member, _), part in zip(sizes, parts, strict=True)
+            for _, answer in self._members.ask([member], partial(peek, n=part))
         ]
         return probe_batch(found, self.params().version)
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from buffer.answers import DRAW, Drawn, Purpose, Refused, Slots
 from buffer.config import BufferTable
 from buffer.params import SamplingParams, params_of
-from buffer.priorities import OLDEST_COHORT, mean_weight, probabilities
+from buffer.priorities import COHORTS, OLDEST_COHORT, mean_weight, probabilities
 from buffer.scripts import Scripts
 
 SLOTS_PER_DRAW = 32
 """The largest table that is worth reading for one draw: about what a draw costs the server."""
-_COMMITTED, _ANCIENT = 2, 15
+_COMMITTED = 2
 
 
 class _Table(NamedTuple):
@@ -97,8 +97,9 @@ class SlotTable:
         if self._uniform:
             params = params.model_copy(update={"uniform_share": 1.0})
         cells = items["cell"]
-        cohorts = cells & 0xFF
-        behind = np.where(cohorts == _ANCIENT, OLDEST_COHORT, (answer.newest - cohorts) % _ANCIENT)
+        # Signed: after a restore the newest may have a lower number.
+        cohorts = (cells & 0xFF).astype(np.int64)
+        behind = np.where(cohorts < COHORTS, (answer.newest - cohorts) % COHORTS, OLDEST_COHORT)
         chances = probabilities(cells >> 8 & 0xFF, cells >> 16, behind, params)
         cumulative = np.cumsum(chances)
         cumulative[-1] = 1.0

@@ -153,8 +153,9 @@ local function close_gaps(vacant, entries)
 end
 
 local function write_groups()
-  local entries, vacant = call('HLEN', INDEX), {}
+  local entries, vacant, is_changed = call('HLEN', INDEX), {}, false
   for id, group in pairs(groups) do
+    is_changed = is_changed or group.is_changed
     if group[2] == 0 and group.entry then
       call('HDEL', INDEX, text(id))
       vacant[#vacant + 1] = group.entry
@@ -173,7 +174,7 @@ local function write_groups()
     end
   end
   close_gaps(vacant, entries)
-  if next(groups) then
+  if is_changed then
     -- After the clock, so that no number comes back with an older snapshot of the server.
     local changes = math.max(number(COUNTERS, 'changes') + 1, floor(1e6 * now()))
     call('HSET', COUNTERS, 'changes', text(changes))

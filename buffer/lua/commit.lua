@@ -82,8 +82,9 @@ for i, slot in ipairs(slots) do
         cell = cell - cell % 65536 + override * 256
       end
       local cohort = math.floor((before + fresh) / width)
-      if not ring and (before + fresh) % width == 0 then
-        retire(cohort % COHORTS, width)
+      if (before + fresh) % width == 0 then
+        -- Nothing, as a rule: what is left is older than a ring keeps, or comes from a snapshot.
+        retire(cohort % COHORTS, capacity)
       end
       enter_cell(record, cell + cohort % COHORTS)
       fresh = fresh + 1
@@ -96,9 +97,21 @@ for i, slot in ipairs(slots) do
     write_slot(record)
   end
 end
+if queued then
+  -- Those at the front that were evicted: the queue stays short although nobody takes from it.
+  for _ = 1, 2 * fresh do
+    local slot, generation = unpack_from(NAME, redis.call('LINDEX', QUEUE, 0))
+    local record = read_slot(slot)
+    if record.state == COMMITTED and record.generation == generation then
+      break
+    end
+    redis.call('LTRIM', QUEUE, 1, -1)
+    redis.call('HSET', COUNTERS, 'queue_used', 0)
+  end
+end
 if not ring then
   -- Ahead of time, so that no commit has to retire a whole cohort.
-  retire((math.floor((before + fresh) / width) + 1) % COHORTS, 2 * fresh)
+  retire(math.ceil((before + fresh) / width) % COHORTS, 2 * fresh)
 end
 write_back()
 

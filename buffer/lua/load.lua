@@ -1,11 +1,9 @@
--- Puts samples of a snapshot into an empty buffer, under generation 1.
+-- Puts samples of a snapshot into a buffer that was emptied for it, under generation 1.
 --
 -- KEYS     as in prelude.lua
 -- ARGV[1]  incarnation; nothing happens if another has begun
--- ARGV[2]  JSON object of strings: counters to begin with, or '' after the first call
--- ARGV[3]  JSON object of strings: attempts handed out, or ''
--- ARGV[4]  JSON object of strings: dtype and shape of `image` and of each target
--- ARGV[5]  packed uint32 quadruples slot, label << 16 | level << 8 | cohorts behind the newest,
+-- ARGV[2]  JSON object of strings: dtype and shape of `image` and of each target
+-- ARGV[3]  packed uint32 quadruples slot, label << 16 | level << 8 | cohorts behind the newest,
 --          attempt, step
 -- Returns  samples that were put back: those whose slot nobody has taken meanwhile
 -- Time     O(n) for n samples
@@ -15,16 +13,7 @@ end
 if redis.call('HGET', META, 'incarnation') ~= ARGV[1] then
   return 0
 end
-if ARGV[2] ~= '' then
-  for field, value in pairs(cjson.decode(ARGV[2])) do
-    redis.call('HSET', COUNTERS, field, value)
-  end
-  for role, attempt in pairs(cjson.decode(ARGV[3])) do
-    local newest = number(ATTEMPTS, role) or 0
-    redis.call('HSET', ATTEMPTS, role, math.max(newest, tonumber(attempt)))
-  end
-end
-for name, form in pairs(cjson.decode(ARGV[4])) do
+for name, form in pairs(cjson.decode(ARGV[2])) do
   redis.call('HSETNX', SCHEMA, name, form)
 end
 
@@ -32,8 +21,8 @@ local capacity = number(META, 'capacity')
 local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
 local queued = redis.call('HGET', META, 'selector') == 'fifo'
 local samples, probes = 0, 0
-for at = 1, #ARGV[5], 16 do
-  local slot, cell, attempt, step = struct.unpack('<I4I4I4I4', ARGV[5], at)
+for at = 1, #ARGV[3], 16 do
+  local slot, cell, attempt, step = struct.unpack('<I4I4I4I4', ARGV[3], at)
   local record = read_slot(slot)
   if record.state == EMPTY and record.generation == 0 then
     record.state, record.generation = COMMITTED, 1

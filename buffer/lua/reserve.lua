@@ -71,6 +71,8 @@ if samples > 0 then
     slots = nil
   end
   if not slots then
+    -- Slots that were given back meanwhile stay free.
+    write_back()
     count('insert_waits', 1)
     return {'wait', tostring(RETRY_SECONDS)}
   end

@@ -46,6 +46,11 @@ for place = 1, places do
   reached = reached + each * fresh[place] + by_count * items[place]
   cumulative[place] = reached
 end
+if reached == 0 then
+  -- All labels came after the masses were taken.
+  count('sample_waits', 1)
+  return {'wait', tostring(RETRY_SECONDS), 'filling'}
+end
 local scale = share / reached
 
 -- The cell of an item of a group with these counts, its position there, and its chance.

@@ -15,7 +15,7 @@ local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
 for cohort = 0, COHORTS - 1 do
   freshness[cohort + 1] = kept ^ ((newest - cohort) % COHORTS)
 end
-freshness[ANCIENT + 1] = kept ^ COHORTS
+freshness[ANCIENT + 1] = kept ^ (COHORTS - 1)
 
 -- Items of a group, discounted by age.
 local function discounted(directory, at)

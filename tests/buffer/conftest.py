@@ -15,11 +15,12 @@ from buffer.connect import connect
 from buffer.connection import Connection
 from buffer.interface import Replay
 from buffer.keys import Keys
+from buffer.limits import Limits
 from buffer.memory import InMemoryReplayBuffer
 from buffer.params import SamplingParams
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
-from buffer.scripts import Limits, Scripts
+from buffer.scripts import Scripts
 from buffer.server import RedisServer
 
 RUNS = itertools.count()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import redis
 
 from buffer.interface import Replay
 from buffer.replay import ReplayBuffer
 from buffer.sample import Batch, Sample
+from buffer.scripts import Scripts
 
 Make = Callable[..., ReplayBuffer]
 Samples = Callable[..., list[Sample]]
@@ -66,6 +68,44 @@ def test_an_emptied_buffer_shares_nothing_with_the_one_before(
     later = make_samples(4)
     replay.insert(later, producer="a", sequence=2)
     assert set(numbers(replay.sample(50, seed=0))) == {sample.member for sample in later}
+
+
+def test_after_a_reset_other_shapes_are_remembered_too(
+    make_redis: Make, make_samples: Samples
+) -> None:
+    replay = make_redis(capacity=4)
+    for side in (2, 4):
+        replay.reset()
+        image = np.zeros((3, side, side), np.uint8)
+        replay.insert(make_samples(4, image=image), producer="a", sequence=side)
+        replay.sample(50, seed=0)
+        before = replay.cache.hits
+        assert replay.sample(50, seed=0).images.shape == (50, 3, side, side)
+        assert replay.cache.hits == before + 50
+
+
+def test_a_reset_in_the_middle_of_a_draw_lets_it_begin_again(
+    make_redis: Make,
+    make_samples: Samples,
+    client: redis.Redis,
+    keys: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replay, other = make_redis(capacity=4), make_redis(capacity=4)
+    replay.insert(make_samples(4), producer="a", sequence=1)
+    client.delete(keys("x:0"))
+    later = make_samples(4, image=np.zeros((3, 4, 4), np.uint8))
+
+    def discard(*_: object) -> int:
+        monkeypatch.undo()
+        other.reset()
+        other.insert(later, producer="b", sequence=1)
+        return 0
+
+    monkeypatch.setattr(Scripts, "discard", discard)
+    batch = replay.sample(50, seed=0)
+    assert batch.images.shape == (50, 3, 4, 4)
+    assert len(np.unique(batch.identities["incarnation"])) == 1
 
 
 def test_a_cache_smaller_than_the_buffer_is_right_too(

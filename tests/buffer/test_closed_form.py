@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from buffer.division import common_of
+from buffer.errors import RateLimited
 from buffer.interface import Replay
 from buffer.params import SamplingParams
 from buffer.sample import Batch, Sample
@@ -180,6 +181,15 @@ def test_draws_are_made_as_they_say_although_the_shard_has_changed(
     assert math.isclose(sum(chances.values()), 1.0, rel_tol=1e-9)
     observed = np.array([counts[member] for member in chances])
     assert p_value(observed, np.array([*chances.values()])) > LEAST_P_VALUE
+
+
+def test_a_shard_of_nothing_but_new_labels_waits(make_redis: Make, make_samples: Samples) -> None:
+    replay = make_redis(capacity=4, probe_capacity=0)
+    replay.insert(make_samples(4), producer="a", sequence=1)
+    _, (common,) = common_of([replay.drawing.masses()])
+    replay.insert(make_samples(4, label=77), producer="a", sequence=2)
+    with pytest.raises(RateLimited):
+        replay.drawing.draw(8, common=common)
 
 
 def test_the_chi_square_test_would_notice_a_wrong_exponent(make_samples: Samples) -> None:

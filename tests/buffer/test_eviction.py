@@ -11,10 +11,12 @@ import redis
 
 from buffer.errors import RateLimited
 from buffer.interface import Replay
+from buffer.limits import Limits
+from buffer.params import SamplingParams
 from buffer.priorities import level_of
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
-from buffer.scripts import Insert, Limits, Refused, Reserved, Scripts
+from buffer.scripts import Insert, Refused, Reserved, Scripts
 from buffer.version import Version
 from tests.buffer.test_records import audit
 
@@ -119,11 +121,28 @@ def test_survivors_of_many_turnovers_count_as_ancient(
     for sequence in range(1, 320):
         replay.insert(make_samples(1), producer="a", sequence=sequence)
     batch = replay.sample(2000, seed=3)
-    masses = np.array([2.0**-15] * 2 + [2.0**-i for i in range(6)])
+    masses = np.array([2.0**-14] * 2 + [2.0**-i for i in range(6)])
     expected = sorted(masses / masses.sum())
     found = sorted({float(p) for p in batch.probabilities.round(12)})
     assert np.allclose(found, sorted(set(np.round(expected, 12)))[-len(found) :])
     assert found[-1] == pytest.approx(max(expected))
+
+
+def test_nobody_counts_as_ancient_before_time(make_replay: Make, make_samples: Samples) -> None:
+    replay = make_replay(
+        capacity=16, probe_capacity=0, eviction="lowest_priority", priority_exponent=0.0
+    )
+    for sequence in range(14):
+        made = make_samples(2, priority=1e6 if sequence == 0 else 1.0)
+        replay.insert(made, producer="a", sequence=sequence)
+    replay.set_params(
+        SamplingParams(version=Version(1, 1), priority_exponent=0.0, age_discount=0.5)
+    )
+    draws = [replay.sample(4096, seed=seed).probabilities for seed in range(8)]
+    chances = np.concatenate(draws)
+    # Thirteen cohorts began after that of the two oldest.
+    expected = chances.max() / 2**13
+    assert chances.min() == pytest.approx(expected)
 
 
 def test_slots_of_a_dead_producer_are_used_again_after_its_lease(
@@ -153,6 +172,20 @@ def test_a_producer_that_gave_up_an_insert_takes_its_slots_along(
         assert isinstance(answer, Reserved)
     assert scripts.commit(Insert("a", 1, 5), answer.incarnation, np.zeros(6, np.int64)) == 6
     assert len(audit(client, keys, 8)) == 6
+
+
+def test_slots_given_back_for_an_insert_that_has_to_wait_are_free_once(
+    make_scripts: Callable[..., Scripts], client: redis.Redis, keys: Key
+) -> None:
+    scripts = make_scripts(Limits(4, 0, 1, None, 300.0, eviction="lowest_priority"))
+    for producer in ("dead", "alive"):
+        scripts.reserve(Insert(producer, 1, 1), 2, 0, {})
+    client.hdel(keys("permits"), "dead")
+    for _ in range(2):
+        assert isinstance(scripts.reserve(Insert("late", 1, 1), 4, 0, {}), Refused)
+    reserved = scripts.reserve(Insert("late", 1, 1), 2, 0, {})
+    assert isinstance(reserved, Reserved)
+    assert sorted(reserved.pairs["slot"].tolist()) == [0, 1]
 
 
 def test_damaged_samples_leave_slots_that_are_used_again(

@@ -37,7 +37,7 @@ def test_every_script_file_is_an_operation() -> None:
             "RETRY_SECONDS, FILLING_RETRY_SECONDS",
             (limiter.RETRY_SECONDS, limiter.FILLING_RETRY_SECONDS),
         ),
-        ("COHORTS, COHORTS_PER_BUFFER", (15, priorities.COHORTS_PER_BUFFER)),
+        ("COHORTS, COHORTS_PER_BUFFER", (priorities.COHORTS, priorities.COHORTS_PER_BUFFER)),
     ],
 )
 def test_lua_and_python_agree_on_constants(line: str, values: tuple[float, ...]) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import redis
 
 from buffer.errors import RateLimited
+from buffer.limits import Limits
 from buffer.replay import ReplayBuffer
 from buffer.sample import Batch, Sample
-from buffer.scripts import Insert, Limits, Reserved, Scripts
+from buffer.scripts import Insert, Reserved, Scripts
 from buffer.version import Version
 
 Make = Callable[..., ReplayBuffer]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import redis
 from buffer.errors import SchemaError
 from buffer.interface import Replay
 from buffer.params import SamplingParams
+from buffer.payloads import Payloads
 from buffer.replay import ReplayBuffer
 from buffer.sample import Batch, Sample
 from buffer.version import Version
@@ -127,6 +129,24 @@ def test_into_a_smaller_buffer_only_the_newest_go(
     assert set(numbers(small.sample(200, seed=0))) == {sample.member for sample in made[12:]}
 
 
+@pytest.mark.parametrize("kind", ["redis", "scripted"])
+def test_into_a_larger_buffer_samples_take_their_ages_along(
+    make: Make, make_samples: Samples, tmp_path: Path, kind: str
+) -> None:
+    small = make("memory", SamplingParams(age_discount=0.3), capacity=16, probe_capacity=0)
+    for sequence in range(4):
+        small.insert(make_samples(4), producer="a", sequence=sequence)
+    small.snapshot(tmp_path / "small.zip")
+    large = make(kind, SamplingParams(age_discount=0.3), capacity=160, probe_capacity=0)
+    large.restore(tmp_path / "small.zip")
+    assert chances(large) == pytest.approx(chances(small))
+    # Their cohorts' numbers come round before the ring comes to them.
+    for sequence in range(10, 17):
+        large.insert(make_samples(20), producer="b", sequence=sequence)
+    old = sorted(chances(large).values())[:16]
+    assert max(old) == pytest.approx(min(chances(large).values()) * 0.7 ** -(14 - 7), rel=1e-6)
+
+
 @pytest.mark.parametrize("eviction", ["lowest_priority", "label_quota"])
 def test_other_evictions_go_on_after_a_restore(
     make: Make,
@@ -158,6 +178,38 @@ def test_what_was_evicted_or_damaged_meanwhile_is_left_out(
     client.set(keys("x:3"), b"garbage")
     assert replay.snapshot(tmp_path / "seven.zip") == 7
     assert replay.restore(tmp_path / "seven.zip") == 7
+
+
+def test_whoever_inserts_during_a_restore_shares_no_name_and_is_counted(
+    make_redis: Callable[..., ReplayBuffer],
+    make_samples: Samples,
+    tmp_path: Path,
+    client: redis.Redis,
+    keys: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replay = make_redis(capacity=8, probe_capacity=0, min_size_to_sample=1)
+    replay.insert(make_samples(8), producer="a", sequence=1)
+    replay.snapshot(tmp_path / "buffer.zip")
+    other = make_redis(capacity=8, probe_capacity=0, min_size_to_sample=1)
+    seen: dict[tuple[int, ...], int] = {}
+    deliver = Payloads.keep
+
+    def insert_before(payloads: Payloads, names: Any, packed: Any) -> dict[str, str]:
+        other.insert(make_samples(3), producer="b", sequence=1)
+        batch = other.sample(100)
+        seen.update(zip(batch.identities.tolist(), numbers(batch), strict=True))
+        return deliver(payloads, names, packed)
+
+    monkeypatch.setattr(Payloads, "keep", insert_before)
+    assert replay.restore(tmp_path / "buffer.zip") == 5
+    assert len(audit(client, keys, 8)) == replay.info().size == 8
+    # Payloads of the restore that came late have damaged those of the other: gone, not mistaken.
+    found = replay.sample(500)
+    for name, number in zip(found.identities.tolist(), numbers(found), strict=True):
+        assert seen.get(name, number) == number
+    assert len(seen) == 3
+    assert len(audit(client, keys, 8)) == replay.info().size == 5
 
 
 def test_an_interrupted_snapshot_leaves_the_older_one(
@@ -208,3 +260,24 @@ def test_what_is_no_snapshot_is_refused(
         rewritten(path, **members)
     with pytest.raises(SchemaError, match=message):
         replay.restore(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_restored_buffer_has_the_parameters_of_the_snapshot_whatever_it_would_start_with(
+    make: Callable[..., Replay], kind: str, make_samples: Samples, tmp_path: Path
+) -> None:
+    saved = make("memory", SamplingParams(priority_exponent=0.9), **TABLE)
+    saved.insert(make_samples(8), producer="a", sequence=1)
+    saved.snapshot(tmp_path / "snapshot")
+    restored = make(kind, SamplingParams(priority_exponent=0.1), **TABLE)
+    restored.restore(tmp_path / "snapshot")
+    assert restored.params() == saved.params()
+
+
+def test_draws_over_shards_are_mixed(make: Callable[..., Replay], make_samples: Samples) -> None:
+    replay = make("sharded", capacity=64, probe_capacity=0)
+    for sequence in range(4):
+        replay.insert(make_samples(16), producer="a", sequence=sequence)
+    shards = replay.sample(256, seed=0).identities["shard"].tolist()
+    changes = sum(one != other for one, other in pairwise(shards))
+    assert changes > 64  # 1 if they came shard by shard, 128 expected

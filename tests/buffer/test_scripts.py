@@ -14,10 +14,10 @@ from buffer.codec import prepare
 from buffer.connection import Connection
 from buffer.errors import BufferUnavailable
 from buffer.keys import Keys
+from buffer.limits import Limits
 from buffer.payloads import Payloads
 from buffer.scripts import (
     Insert,
-    Limits,
     Refused,
     Reserved,
     Scripts,

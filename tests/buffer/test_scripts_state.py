@@ -12,10 +12,10 @@ import redis
 
 from buffer.errors import ProtocolMismatch, SchemaError
 from buffer.keys import Keys
+from buffer.limits import Limits
 from buffer.params import SamplingParams
 from buffer.scripts import (
     Insert,
-    Limits,
     Reserved,
     Scripts,
     params_fields,

@@ -7,10 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import redis
 
 from buffer.errors import RateLimited
 from buffer.interface import Replay
+from buffer.memory import InMemoryReplayBuffer
+from buffer.params import SamplingParams
+from buffer.replay import ReplayBuffer
 from buffer.sample import Batch, Sample
+from buffer.version import Version
 
 Make = Callable[..., Replay]
 Samples = Callable[..., list[Sample]]
@@ -56,6 +61,25 @@ def test_a_queue_skips_what_was_evicted(make_replay: Make, make_samples: Samples
     assert members(replay.sample(1)) == [made[0].member]
     replay.insert(made[4:], producer="a", sequence=2)
     assert members(replay.sample(4)) == [made[i].member for i in (2, 2, 2, 3)]
+
+
+@pytest.mark.parametrize("eviction", ["oldest", "label_quota"])
+def test_a_queue_that_nobody_takes_from_does_not_grow_for_ever(
+    make_redis: Callable[..., ReplayBuffer],
+    make_memory: Callable[..., InMemoryReplayBuffer],
+    make_samples: Samples,
+    client: redis.Redis,
+    keys: Callable[[str], str],
+    eviction: str,
+) -> None:
+    table = {"capacity": 4, "probe_capacity": 0, "selector": "fifo", "eviction": eviction}
+    served, own = make_redis(**table), make_memory(**table)
+    for sequence in range(20):
+        samples = make_samples(3)
+        served.insert(samples, producer="a", sequence=sequence)
+        own.insert(samples, producer="a", sequence=sequence)
+    assert client.llen(keys("queue")) <= 8
+    assert len(own._state.items.queue) <= 8
 
 
 def test_a_queue_keeps_to_the_limiter(make_replay: Make, make_samples: Samples) -> None:
@@ -110,6 +134,7 @@ def test_a_uniform_selector_stays_uniform_whatever_the_parameters(
 ) -> None:
     replay = make_replay(capacity=2, probe_capacity=0, selector="uniform")
     replay.insert(make_samples(2, priority=[1.0, 1000.0]), producer="a", sequence=1)
+    replay.set_params(SamplingParams(version=Version(1, 1), uniform_share=0.0))
     batch = replay.sample(400, seed=0)
     assert np.allclose(batch.probabilities, 0.5)
     assert min(Counter(members(batch)).values()) > 150

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ import pytest
 from buffer import members
 from buffer.config import BufferTable
 from buffer.connect import connect
-from buffer.errors import BufferUnavailable, RateLimited
+from buffer.errors import BufferUnavailable, RateLimited, SchemaError
 from buffer.interface import InsertResult, Replay
 from buffer.params import SamplingParams
+from buffer.payloads import Payloads
 from buffer.progress import StudentProgress
 from buffer.sample import Sample
+from buffer.server import RedisServer
 from buffer.shards import ShardedReplayBuffer
 from buffer.version import NEVER, Version
 from tests.buffer.servers import TcpServer
@@ -66,6 +69,24 @@ def test_probes_come_from_all_shards(make_sharded: Make, make_samples: Samples) 
     batch = replay.probe(8)
     assert sorted(Counter(batch.identities["shard"].tolist()).values()) == [4, 4]
     assert batch.probabilities.tolist() == [1.0] * 8
+    assert [len(replay.probe(n).images) for n in (1, 3, 7, 9)] == [1, 3, 7, 8]
+
+
+def test_one_shard_on_two_servers_is_on_the_first(server: RedisServer, run: str) -> None:
+    url = f"{server.url},redis://nowhere.invalid:1"
+    replay = connect(BufferTable(shards=1), url=url, run=run)
+    assert replay.info().size == 0
+    replay.close()
+
+
+def test_shards_of_different_shapes_make_no_batch(
+    make_sharded: Make, make_samples: Samples
+) -> None:
+    replay = make_sharded(capacity=8, probe_capacity=0)
+    replay.insert(make_samples(4), producer="a", sequence=0)
+    replay.insert(make_samples(4, image=np.zeros((3, 1, 1), np.uint8)), producer="a", sequence=1)
+    with pytest.raises(SchemaError, match="image"):
+        replay.sample(64, seed=0)
 
 
 def test_a_permit_is_for_the_shard_that_gave_it(make_sharded: Make, make_samples: Samples) -> None:
@@ -142,6 +163,29 @@ def test_a_shard_that_goes_away_is_left_out_and_said_so(
     assert counts.stale == int((lost["shard"] == 1).sum()) > 0
     assert two.replay.insert(make_samples(4), producer="a", sequence=5).inserted == 4
     assert two.replay.fetch_student(newer_than=NEVER) == (Version(1, 1), b"weights")
+
+
+def test_a_thread_outlives_that_another_one_leaves_a_shard_out(
+    make_sharded: Make, make_samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = make_sharded(capacity=16, probe_capacity=0, min_size_to_sample=2, cache_mebibytes=0)
+    assert isinstance(replay, ShardedReplayBuffer)
+    for sequence in range(2):
+        replay.insert(make_samples(8), producer="a", sequence=sequence)
+    first, second = replay._members.live()
+    fetch = Payloads.read
+
+    def interrupted(payloads: Payloads, names: Any) -> Any:
+        # Between a draw and its payloads, and between two shards.
+        for member in (first, second):
+            member.leave_out(BufferUnavailable("gone"))
+        return fetch(payloads, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Payloads, "read", interrupted)
+        with pytest.raises(BufferUnavailable, match="none of the 2 shards"):
+            replay.sample(64)
+    assert not any(member.connected for member in (first, second))
 
 
 def test_the_student_can_be_published_whichever_shard_is_away(
