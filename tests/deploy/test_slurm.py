@@ -1,4 +1,4 @@
-"""The batch script: it has run on Slurm, which tests do not have; here its text is held to rules."""
+"""The batch script has run on Slurm, which tests do not have: here its text is held to rules."""
 
 from __future__ import annotations
 
