@@ -23,6 +23,8 @@ PYTHON = "python"
 ANSWER_SECONDS = 10.0
 ORDER_SECONDS = 60.0
 POLL_SECONDS = 0.5
+STOP_SECONDS = "60"
+"""A job that is told to stop may take so long to save its student; Ray would kill it after 3."""
 RUN = "ssdkd_run"
 """The key of a job's metadata under which its run's name is."""
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
@@ -77,7 +79,9 @@ class JobServer:
             The submission id, and whether it is a new one.
         """
         entrypoint = shlex.join([PYTHON, "-m", "deploy.pipeline", *arguments])
-        environment = {} if files is None else {"working_dir": str(files)}
+        environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": STOP_SECONDS}}
+        if files is not None:
+            environment["working_dir"] = str(files)
         for number in range(1000):
             identity = f"ssdkd-{name}-{number}"
             present = self._job(identity)
