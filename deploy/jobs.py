@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,15 +177,18 @@ class JobServer:
 
     def _check(self) -> None:
         """Asks for the version, with patience that the client of Ray does not have."""
-        request = urllib.request.Request(self._address + "/api/version", headers=_authorization())
+        if not self._address.startswith(("http://", "https://")):
+            raise ConfigError(_not_ray(self._address, "it does not begin with http:// or https://"))
         try:
+            url = self._address + "/api/version"
+            request = urllib.request.Request(url, headers=_authorization())
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                 theirs = str(json.loads(answer.read())["ray_version"])
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
                 raise ConfigError(_token_message(self._address)) from error
             raise ConfigError(_not_ray(self._address, f"it answers {error.code}")) from error
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             raise ConfigError(_not_ray(self._address, str(error))) from error
         from ray import __version__ as ours
 

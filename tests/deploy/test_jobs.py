@@ -1,0 +1,124 @@
+"""What is said where no run can be submitted; a cluster that takes runs is in integration/."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import ray
+
+from buffer.errors import ConfigError, SsdkdError
+from deploy import jobs
+from deploy.jobs import JobServer, _answer
+from tests.buffer.servers import TcpServer
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, bytes], str]]:
+    """Starts a server that gives everybody one answer; its address."""
+    servers = []
+
+    def start(code: int, body: bytes) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                """Nothing."""
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [(404, b"nothing"), (200, b"<html>"), (200, b"[]"), (200, b"{}"), (500, b"")],
+)
+def test_an_address_that_is_not_rays_is_refused(
+    answering: Callable[[int, bytes], str], code: int, body: bytes
+) -> None:
+    with pytest.raises(ConfigError, match=r"no Ray job server answers there .*8265"):
+        JobServer(answering(code, body))
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1", "127.0.0.1:8265", "http://", "nowhere", "file:///etc"]
+)
+def test_an_address_where_nobody_is_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"--address \(.*no Ray job server answers there"):
+        JobServer(address)
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "ANSWER_SECONDS", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(ConfigError, match="timed out"):
+            JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_another_server_is_no_job_server(tmp_path: Path) -> None:
+    server = TcpServer(tmp_path)
+    try:
+        with pytest.raises(ConfigError, match="no Ray job server answers there"):
+            JobServer(server.url.replace("redis://", "http://"))
+    finally:
+        server.stop()
+
+
+def test_another_version_of_ray_is_named(answering: Callable[[int, bytes], str]) -> None:
+    address = answering(200, json.dumps({"ray_version": "2.9.3"}).encode())
+    with pytest.raises(ConfigError, match=rf"runs Ray 2\.9\.3, this is {ray.__version__}"):
+        JobServer(address)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_token_that_is_missing_or_wrong_is_said(
+    answering: Callable[[int, bytes], str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = answering(code, b"")
+    with pytest.raises(
+        ConfigError, match="asks for a token, and none is given; set RAY_AUTH_TOKEN"
+    ):
+        JobServer(address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "expired")
+    with pytest.raises(ConfigError, match="the one given is not valid there"):
+        JobServer(address)
+
+
+def test_a_file_of_a_token_that_is_not_there_is_named(
+    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"RAY_AUTH_TOKEN_PATH \(.*none\): No such file"):
+        JobServer(answering(401, b""))
+
+
+def test_an_order_is_answered_by_its_last_line() -> None:
+    assert _answer('a warning\n{"phase": "filling"}\n') == {"phase": "filling"}
+    with pytest.raises(SsdkdError, match="no pipeline"):
+        _answer('{"error": "no pipeline of this name"}')
+    with pytest.raises(SsdkdError, match="No module named deploy"):
+        _answer("python: No module named deploy")
+    with pytest.raises(SsdkdError, match="nothing was printed"):
+        _answer("")
