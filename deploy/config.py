@@ -31,7 +31,7 @@ class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):
             )
         window = self.buffer.error_buffer
         if self.buffer.samples_per_insert is not None and window is not None:
-            in_flight = drawn * self.distiller.workers * (self.distiller.prefetch + 1)
+            in_flight = drawn * self.distiller.most_workers * (self.distiller.prefetch + 1)
             least = max(in_flight, made * self.buffer.samples_per_insert)
             if window < least:
                 raise ValueError(
@@ -69,7 +69,7 @@ def with_defaults(config: PipelineConfig) -> PipelineConfig:
     """Fills the settings whose default follows from other tables."""
     if config.buffer.error_buffer is not None:
         return config
-    in_flight = config.distiller.workers * (config.distiller.prefetch + 1)
+    in_flight = config.distiller.most_workers * (config.distiller.prefetch + 1)
     spi = config.buffer.samples_per_insert or 1.0
     larger = max(
         in_flight * config.distiller.batch_size,

@@ -81,7 +81,7 @@ def cpu_shares(
     What is configured stays; the rest of ``cpus`` is divided evenly among the others, none of which
     gets more than ``largest``, the CPUs of the largest node.
     """
-    workers = config.distiller.workers
+    workers = config.distiller.most_workers
     actors = max(config.synthesizer.actors, config.synthesizer.max_actors or 0)
     ours, theirs = config.synthesizer.cpus, config.distiller.cpus
     taken = (ours or 0.0) * actors + (theirs or 0.0) * workers

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from buffer.config import Positive, SharedTables
 from buffer.parsing import Table
@@ -45,13 +45,30 @@ class DistillerTable(Table):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker crashes survived by resuming from the newest checkpoint."""
     workers: Positive = 1
-    """Data-parallel workers."""
+    """Data-parallel workers; the fewest of them, if ``max_workers`` is set."""
+    max_workers: Positive | None = None
+    """As many as there is room for, up to so many; when their number changes, the training goes on
+    from its newest checkpoint. ``None``: always ``workers``."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of one worker; default: an even share of the machine among actors and workers."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of one worker."""
     max_waiting_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Give up with a clear error when for so long no batch could be drawn and nothing came in."""
+
+    @property
+    def most_workers(self) -> int:
+        """How many there can be."""
+        return self.max_workers or self.workers
+
+    @model_validator(mode="after")
+    def _workers_are_in_order(self) -> Self:
+        if self.most_workers < self.workers:
+            raise ValueError(
+                f"max_workers ({self.max_workers}) is below workers ({self.workers}): the "
+                "training could never begin"
+            )
+        return self
 
 
 class DistillerFile(SharedTables):

@@ -23,7 +23,7 @@ from ray.train.v2.api.result import Result
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from distiller import checkpoint
-from distiller.config import DistillerFile
+from distiller.config import DistillerFile, DistillerTable
 from distiller.tally import Origin
 from distiller.validate import validate
 from distiller.worker import ENDING, JOURNAL, Settings, train_loop
@@ -148,7 +148,7 @@ def ray_trainer(
         train_loop_config=cast(dict[str, Any], settings),
         torch_config=TorchConfig(backend="nccl" if table.gpus > 0 else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=table.workers,
+            num_workers=_workers(table),
             use_gpu=table.gpus > 0,
             resources_per_worker=_resources(cpus, table.gpus),
         ),
@@ -159,6 +159,11 @@ def ray_trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
+
+
+def _workers(table: DistillerTable) -> Any:
+    # Ray's type hints do not know elastic trainings.
+    return table.workers if table.max_workers is None else (table.workers, table.max_workers)
 
 
 def _resources(cpus: float, gpus: float) -> dict[str, float]:
