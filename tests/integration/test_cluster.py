@@ -50,9 +50,10 @@ def redis_server(tmp_path: Path) -> Iterator[TcpServer]:
     server.stop()
 
 
-def settings(**more: Any) -> list[str]:
+def settings(name: str, **more: Any) -> list[str]:
     """Overrides as the command takes them."""
-    return [part for k, v in (QUICK | more).items() for part in ("--set", f"{k}={json.dumps(v)}")]
+    values = QUICK | {"run.name": name} | more
+    return [part for k, v in values.items() for part in ("--set", f"{k}={json.dumps(v)}")]
 
 
 def status(nodes: RayNodes, name: str) -> dict[str, Any]:
@@ -74,13 +75,13 @@ def test_a_run_is_submitted_scaled_and_makes_a_good_student(
     nodes: RayNodes, redis_server: TcpServer, digits_teacher: Path, tmp_path: Path
 ) -> None:
     sets = settings(
+        "scaled",
         **{
-            "run.name": "scaled",
             "run.seconds": None,
             "run.steps": 1200,
             "teacher.weights": str(digits_teacher),
             "buffer.url": redis_server.url,
-        }
+        },
     )
     sent = nodes.command("submit", "digits", "--out", str(tmp_path / "out"), *sets)
     assert sent.returncode == 0, sent.stderr
