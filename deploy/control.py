@@ -53,9 +53,9 @@ class Desk:
         """What the pipeline said last."""
         return self._status
 
-    def order(self, order: Order) -> None:
+    def order(self, kind: Kind, number: int) -> None:
         """For the pipeline, when it looks in next."""
-        self._orders.append(order)
+        self._orders.append(Order(kind, number))
 
 
 class Control:
@@ -112,7 +112,7 @@ def ask(run: str, kind: Kind, number: int = 0) -> dict[str, Any]:
     try:
         desk: Any = ray.get_actor(NAME)
         if kind != "status":
-            ray.get(desk.order.remote(Order(kind, number)), timeout=ANSWER_SECONDS)
+            ray.get(desk.order.remote(kind, number), timeout=ANSWER_SECONDS)
         status: dict[str, Any] = ray.get(desk.status.remote(), timeout=ANSWER_SECONDS)
     except (ValueError, ray.exceptions.RayError) as error:
         raise SsdkdError(

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from buffer.errors import ConfigError, SsdkdError
-from deploy.config import load, locate, shipped
+from deploy.config import PipelineConfig, load, locate, shipped
 from deploy.jobs import JobServer, staged
+from deploy.report import public
 
 
 def submit(
@@ -35,7 +36,9 @@ def submit(
         )
     with ExitStack() as stack:
         files, name_there = _files(config, working_dir, stack)
-        name = load(locate(str(files / name_there) if files else config), assignments).run.name
+        tables = load(locate(str(files / name_there) if files else config), assignments)
+        name = tables.run.name
+        _check_no_secrets(tables)
         server = JobServer(address)
         options = [part for each in assignments for part in ("--set", each)]
         arguments = ["--config", name_there, "--out", str(out), *options]
@@ -57,6 +60,14 @@ def status(name: str, address: str) -> dict[str, Any]:
     job = server.find(name)
     found = {"job": job.id, "job_status": job.status, "job_message": job.message}
     return found if job.status != "RUNNING" else found | server.order(name, "status")
+
+
+def _check_no_secrets(config: PipelineConfig) -> None:
+    if config.buffer.url is not None and public(config)["buffer"]["url"] is None:
+        raise ConfigError(
+            "buffer.url (not shown) may hold a password, and everybody who may look at jobs would "
+            "see it; set SSDKD_REDIS_URL in the environment of the head instead"
+        )
 
 
 def _files(config: str, working_dir: Path | None, stack: ExitStack) -> tuple[Path | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import ray
+from typer.testing import CliRunner
 
 from buffer.errors import ConfigError, SsdkdError
 from deploy import jobs
+from deploy.cli import app
 from deploy.jobs import JobServer, _answer
 from tests.buffer.servers import TcpServer
 
@@ -122,3 +125,33 @@ def test_an_order_is_answered_by_its_last_line() -> None:
         _answer("python: No module named deploy")
     with pytest.raises(SsdkdError, match="nothing was printed"):
         _answer("")
+
+
+def test_a_password_never_becomes_part_of_a_job(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app,
+        [
+            *("submit", "digits", "--out", "/shared/out", "--address", "http://127.0.0.1:1"),
+            *("--set", "buffer.url=redis://pipeline:hunter2@host:6380"),
+        ],
+    )
+    assert isinstance(done.exception, ConfigError)
+    assert "SSDKD_REDIS_URL" in str(done.exception)
+    assert "hunter2" not in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("digits", "--out", "runs/here"), r"--out \(runs/here\) is not absolute"),
+        (("nowhere.yaml", "--out", "/shared"), r"config \(nowhere.yaml\): no such file"),
+        (
+            ("mine.yaml", "--out", "/shared", "--working-dir", "/tmp"),
+            r"config \(mine.yaml\) is no file in --working-dir",
+        ),
+    ],
+)
+def test_what_would_be_missing_on_the_cluster_is_said(words: tuple[str, ...], message: str) -> None:
+    done = CliRunner().invoke(app, ["submit", *words, "--address", "http://127.0.0.1:1"])
+    assert isinstance(done.exception, ConfigError)
+    assert re.search(message, str(done.exception))
