@@ -116,7 +116,8 @@ def ask(run: str, kind: Kind, number: int = 0) -> dict[str, Any]:
         status: dict[str, Any] = ray.get(desk.status.remote(), timeout=ANSWER_SECONDS)
     except (ValueError, ray.exceptions.RayError) as error:
         raise SsdkdError(
-            f"run.name ({run}): no pipeline of this name answers in the cluster: {error}"
+            f"run.name ({run}): no pipeline of this name takes orders in the cluster; if it has "
+            f"just begun, try again ({type(error).__name__})"
         ) from error
     return status
 

@@ -59,7 +59,12 @@ def status(name: str, address: str) -> dict[str, Any]:
     server = JobServer(address)
     job = server.find(name)
     found = {"job": job.id, "job_status": job.status, "job_message": job.message}
-    return found if job.status != "RUNNING" else found | server.order(name, "status")
+    if job.status != "RUNNING":
+        return found
+    try:
+        return found | server.order(name, "status")
+    except SsdkdError as error:
+        return found | {"phase": "starting", "detail": str(error)}
 
 
 def _check_no_secrets(config: PipelineConfig) -> None:

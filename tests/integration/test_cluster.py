@@ -78,7 +78,7 @@ def test_a_run_is_submitted_scaled_and_makes_a_good_student(
         "scaled",
         **{
             "run.seconds": None,
-            "run.steps": 1200,
+            "run.steps": 4000,
             "teacher.weights": str(digits_teacher),
             "buffer.url": redis_server.url,
         },
