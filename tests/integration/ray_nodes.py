@@ -67,6 +67,7 @@ class RayNodes:
             *("--head", f"--port={self._gcs}", f"--num-cpus={head_cpus}"),
             *(f"--dashboard-port={self._dashboard}", f"--temp-dir={folder / 'ray'}"),
             *(f"--ray-client-server-port={free_port()}", "--node-ip-address=127.0.0.1"),
+            *own_ports(),
         ]
         self.nodes = [Node(options, self.environment, folder / "head.log")]
 
@@ -85,7 +86,7 @@ class RayNodes:
         """Starts a worker node."""
         options = [
             *(f"--address=127.0.0.1:{self._gcs}", f"--num-cpus={cpus}"),
-            "--node-ip-address=127.0.0.1",
+            *("--node-ip-address=127.0.0.1", *own_ports()),
         ]
         node = Node(options, self.environment, self._folder / f"node{len(self.nodes)}.log")
         self.nodes.append(node)
@@ -126,6 +127,14 @@ class RayNodes:
                 time.sleep(0.2)
             assert self.nodes[0].process.poll() is None, self.nodes[0].log()
             assert time.monotonic() < deadline, self.nodes[0].log()
+
+
+def own_ports() -> list[str]:
+    """Options that keep several nodes of one machine from taking each other's ports."""
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
+    fixed = [f"--{name}-port={free_port()}" for name in names]
+    # The kernel chooses those of the workers.
+    return [*fixed, "--min-worker-port=0", "--max-worker-port=0"]
 
 
 def free_port() -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ from tests.integration.ray_nodes import RayNodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
+SSDKD = Path(sys.executable).with_name("ssdkd")
 QUICK = {
     "buffer.capacity": 600,
     "buffer.probe_capacity": 64,
@@ -78,7 +82,7 @@ def test_a_run_is_submitted_scaled_and_makes_a_good_student(
         "scaled",
         **{
             "run.seconds": None,
-            "run.steps": 4000,
+            "run.steps": 1_000_000,
             "teacher.weights": str(digits_teacher),
             "buffer.url": redis_server.url,
         },
@@ -105,8 +109,16 @@ def test_a_run_is_submitted_scaled_and_makes_a_good_student(
     assert len(places) == 3
     assert nodes.command("scale", "scaled", "--synthesizers", "2").returncode == 0
     until(running(2))
-    until(lambda: status(nodes, "scaled")["job_status"] == "SUCCEEDED", 300)
+    until(lambda: status(nodes, "scaled").get("agreement", 0.0) > 0.8)
+    assert nodes.command("stop", "scaled").returncode == 0
+    until(lambda: status(nodes, "scaled")["job_status"] == "FAILED")  # its exit status is 130
     result = json.loads((tmp_path / "out/result.json").read_text())
-    assert result["student_accuracy"] > 60
+    assert result["interrupted"]
     assert result["synthesizer_restarts"] == 0
-    assert "student" in nodes.command("logs", "scaled").stdout
+    measured = subprocess.run(
+        [SSDKD, "evaluate", str(tmp_path / "out")], capture_output=True, text=True
+    )
+    found = re.search(r"student_accuracy: ([\d.]+) %", measured.stdout)
+    assert found is not None, measured.stderr
+    assert float(found[1]) > 60
+    assert "the run was stopped" in " ".join(nodes.command("logs", "scaled").stdout.split())

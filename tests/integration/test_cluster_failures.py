@@ -18,7 +18,7 @@ from tests.integration.ray_nodes import RayNodes
 from tests.integration.test_cluster import redis_server, settings, status, until
 
 __all__ = ["redis_server"]
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
 
 
 @pytest.fixture
