@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -91,6 +92,22 @@ class RayNodes:
         node = Node(options, self.environment, self._folder / f"node{len(self.nodes)}.log")
         self.nodes.append(node)
         return node
+
+    def wait_for_all(self) -> None:
+        """Until all nodes that were added are there."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._alive() < len(self.nodes):
+            logs = "\n".join(node.log() for node in self.nodes)
+            assert time.monotonic() < deadline, logs
+            time.sleep(0.5)
+
+    def _alive(self) -> int:
+        request = urllib.request.Request(
+            self.address + "/nodes?view=summary", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found = json.loads(answer.read())["data"]["summary"]
+        return sum(node["raylet"].get("state") == "ALIVE" for node in found)
 
     def close(self) -> None:
         """Kills all nodes, the head last, and the jobs, which are in groups of their own."""

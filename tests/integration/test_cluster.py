@@ -44,6 +44,7 @@ def nodes() -> Iterator[RayNodes]:
     ):
         nodes.add(cpus=1)
         nodes.add(cpus=1)
+        nodes.wait_for_all()
         yield nodes
 
 
@@ -105,11 +106,11 @@ def test_a_run_is_submitted_scaled_and_makes_a_good_student(
     until(running(1))
     assert nodes.command("scale", "scaled", "--synthesizers", "4").returncode == 0
     until(running(4))
-    places = {each["node"] for each in status(nodes, "scaled")["synthesizers"]}
-    assert len(places) == 3
+    seen = status(nodes, "scaled")["synthesizers"]
+    assert len({each["node"] for each in seen}) == 3, seen
     assert nodes.command("scale", "scaled", "--synthesizers", "2").returncode == 0
     until(running(2))
-    until(lambda: status(nodes, "scaled").get("agreement", 0.0) > 0.8)
+    until(lambda: status(nodes, "scaled").get("step", 0) > 1500)
     assert nodes.command("stop", "scaled").returncode == 0
     until(lambda: status(nodes, "scaled")["job_status"] == "FAILED")  # its exit status is 130
     result = json.loads((tmp_path / "out/result.json").read_text())
