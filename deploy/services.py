@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.supervisor import Supervisor
 from deploy.validate import cpu_shares, machine_cpus
+from distiller.background import Background
 from distiller.service import CHECKPOINTS, end_early, fit
 from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 10.0
 """The training may take so long to save its student when a run is ended early."""
+LOOK_SECONDS = 0.2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -209,11 +210,11 @@ def _train(
     supervisor.start()
     try:
         with Display(replay, config.buffer.minimum, console):
-            outcome.metrics = _wait(
+            training = Background(
                 lambda: fit(config, url=url, out=out, cpus=worker_cpus, began_seconds=0.0),
                 end=lambda: end_early(out),
-                check=lambda: watch.check(supervisor),
             )
+            outcome.metrics = _wait(training, lambda: watch.check(supervisor))
     finally:
         supervisor.stop()
         outcome.totals = supervisor.totals()
@@ -250,46 +251,17 @@ class _Controller:
         return failure
 
 
-def _wait(
-    training: Callable[[], Mapping[str, Any]],
-    *,
-    end: Callable[[], None],
-    check: Callable[[], None],
-) -> Mapping[str, Any]:
-    """Runs the training in a thread, so that whatever else ends a run is noticed here.
-
-    Why a thread: in the main thread Ray Train installs a SIGINT handler of its own.
+def _wait(training: Background, check: Callable[[], None]) -> Mapping[str, Any]:
+    """The metrics of a training; whatever else ends a run is noticed meanwhile.
 
     Args:
-        training: returns its metrics.
-        end: asks the training to save what it has and to end.
+        training: has begun.
         check: raises what should end the run.
     """
-    ended: list[Mapping[str, Any] | BaseException] = []
-
-    def target() -> None:
-        try:
-            ended.append(training())
-        except BaseException as error:  # handed to the main thread
-            ended.append(error)
-
-    thread = threading.Thread(target=target, name="training", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
+    while not training.done(LOOK_SECONDS):
         try:
             check()
         except SsdkdError:
-            _end_training(thread, end)
+            training.end(FINISH_SECONDS)
             raise
-    if isinstance(ended[0], BaseException):
-        raise ended[0]
-    return ended[0]
-
-
-def _end_training(thread: threading.Thread, end: Callable[[], None]) -> None:
-    """Gives a training time to save its student; one that has not begun may overlook the first."""
-    deadline = time.monotonic() + FINISH_SECONDS
-    while thread.is_alive() and time.monotonic() < deadline:
-        end()
-        thread.join(0.5)
+    return training.result()

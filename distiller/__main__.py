@@ -8,8 +8,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from buffer.addresses import needed_cluster_address, needed_redis_url
 from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError
 from buffer.parsing import override, parse, read_raw
+from distiller.background import Background
 from distiller.config import DistillerFile
 
 if TYPE_CHECKING:
@@ -84,19 +84,19 @@ def _run(config: DistillerFile, url: str, address: str, *, resume: bool) -> dict
         log_to_driver=config.run.log_level in ("debug", "info"),
     )
     try:
-        metrics = _interruptible(
-            lambda: fit(config, url=url, out=out, cpus=cpus, resume=resume),
-            end=lambda: end_early(out),
+        metrics = _wait(
+            Background(
+                lambda: fit(config, url=url, out=out, cpus=cpus, resume=resume),
+                end=lambda: end_early(out),
+            )
         )
     finally:
         ray.shutdown()
     return dict(metrics)
 
 
-def _interruptible(
-    training: Callable[[], Mapping[str, Any]], *, end: Callable[[], None]
-) -> Mapping[str, Any]:
-    """Runs the training in a thread of its own; after Ctrl-C or SIGTERM lets it save the student.
+def _wait(training: Background) -> Mapping[str, Any]:
+    """The training's metrics; after Ctrl-C or SIGTERM lets it save the student.
 
     Raises:
         Interrupted: a signal came; the message says what was saved.
@@ -109,27 +109,13 @@ def _interruptible(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
-    outcome: Future[Mapping[str, Any]] = Future()
-
-    def train() -> None:
-        try:
-            outcome.set_result(training())
-        except BaseException as error:  # raised again in the main thread
-            outcome.set_exception(error)
-
-    threading.Thread(target=train, name="training", daemon=True).start()
-    patience = FINISH_SECONDS
-    while not outcome.done() and patience > 0:
-        if asked.is_set():
-            end()  # again and again: a training that only just begins may overlook it
-            patience -= POLL_SECONDS
-        wait([outcome], timeout=POLL_SECONDS)
-    if not outcome.done():
-        raise Interrupted(
-            f"the training was asked to end and did not within {FINISH_SECONDS:g} s; its newest "
-            "checkpoint stays, --resume goes on from it"
-        )
-    return outcome.result()
+    while not training.done(POLL_SECONDS):
+        if asked.is_set() and not training.end(FINISH_SECONDS):
+            raise Interrupted(
+                f"the training was asked to end and did not within {FINISH_SECONDS:g} s; its "
+                "newest checkpoint stays, --resume goes on from it"
+            )
+    return training.result()
 
 
 if __name__ == "__main__":
