@@ -19,6 +19,8 @@ UPDATE = np.dtype([(name, "<u4") for name in ("incarnation", "slot", "generation
 RECORD = np.dtype(
     [(name, "<u4") for name in ("state", "generation", "cell", "position", "attempt", "step")]
 )
+COMMITTED = 2
+"""The state of a record whose sample can be drawn."""
 LOADED = np.dtype([(name, "<u4") for name in ("slot", "cell", "attempt", "step")])
 LABEL = np.dtype([("label", "<u4"), ("mass", "<f8")])
 Purpose = Literal["draw", "redraw", "look"]

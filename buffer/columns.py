@@ -1,4 +1,4 @@
-"""Many payloads at once: bytes to arrays and back, a few operations for a whole batch.
+"""Many payloads at once: bytes to arrays, a few operations for a whole batch.
 
 Payloads of one buffer nearly always have one layout: then a batch of them is a matrix of bytes, and
 reading it costs little more than moving it. Others are read a layout at a time.
@@ -9,7 +9,6 @@ Letters in shapes: n payloads, L their bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -23,6 +22,7 @@ from buffer.layout import (
     SPLITS,
     Layout,
     Place,
+    described,
     layout_of,
 )
 from buffer.sample import IDENTITY_DTYPE
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
     """n samples, an array for each attribute."""
 
     headers: NDArray[np.void]
-    """``[n]`` of :data:`buffer.codec.HEADER`."""
+    """``[n]`` of :data:`buffer.layout.HEADER`."""
     images: NDArray[np.uint8]
     """``[n, C, H, W]``."""
     targets: dict[str, NDArray[np.generic]]
@@ -65,7 +65,7 @@ class Columns(NamedTuple):
     def schema(self) -> dict[str, str]:
         """Dtype and shape of an image and of each named target."""
         arrays = {"image": self.images, **self.targets}
-        return {name: _described(a.dtype, a.shape[1:]) for name, a in arrays.items()}
+        return {name: described(a.dtype, a.shape[1:]) for name, a in arrays.items()}
 
     def fits(self, other: Columns) -> bool:
         """Whether samples of the other could be rows of this one."""
@@ -156,11 +156,6 @@ def same_names(some: NDArray[np.void], others: NDArray[np.void]) -> NDArray[np.b
         others
     ).view(name)
     return same
-
-
-@lru_cache(maxsize=256)
-def _described(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> str:
-    return f"{dtype} {list(shape)}"
 
 
 def _parsed(data: NDArray[np.uint8], layout: Layout) -> tuple[NDArray[np.bool_], Columns]:

@@ -78,7 +78,7 @@ class Drawing:
             found, intact = self._payloads.read(names)
             if found is not None:
                 pieces.append(found if intact.all() else found.at(np.flatnonzero(intact)))
-            rounds.append(self._draws(answer, intact))
+            rounds.append(_draws(answer, names, intact))
             left -= int(np.count_nonzero(intact))
             if left == 0:
                 return joined(pieces), concatenate(rounds)
@@ -130,20 +130,19 @@ class Drawing:
     def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
         return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])
 
-    def _draws(self, answer: Drawn, intact: NDArray[np.bool_]) -> Draws:
-        """What is known of the draws that stand."""
-        draws = answer.draws[intact]
-        weights = importance_weights(
-            draws["probability"], answer.population, answer.importance_exponent
-        )
-        return Draws(
-            identities=self._identities(answer.incarnation, draws),
-            probabilities=draws["probability"],
-            weights=weights,
-            weight_mean=answer.weight_mean,
-            params_version=answer.params_version,
-            population=answer.population,
-        )
+
+def _draws(answer: Drawn, names: NDArray[np.void], intact: NDArray[np.bool_]) -> Draws:
+    """What is known of the draws ``[n]`` that stand, and their names."""
+    rows = np.flatnonzero(intact)
+    chances = answer.draws["probability"].take(rows)
+    return Draws(
+        identities=names.take(rows),
+        probabilities=chances,
+        weights=importance_weights(chances, answer.population, answer.importance_exponent),
+        weight_mean=answer.weight_mean,
+        params_version=answer.params_version,
+        population=answer.population,
+    )
 
 
 def _pairs(draws: NDArray[np.void]) -> NDArray[np.void]:

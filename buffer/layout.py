@@ -52,6 +52,12 @@ DTYPES = frozenset(
 )
 
 
+@lru_cache(maxsize=256)
+def described(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> str:
+    """Dtype and shape of an array, as the stored schema has them."""
+    return f"{dtype} {list(shape)}"
+
+
 class Place(NamedTuple):
     """Where an array is in a payload."""
 
@@ -74,7 +80,7 @@ class Layout(NamedTuple):
     def schema(self) -> dict[str, str]:
         """Dtype and shape of the image and of each named target."""
         places = {"image": self.image, **self.targets}
-        return {name: f"{np.dtype(p.dtype)} {list(p.shape)}" for name, p in places.items()}
+        return {name: described(np.dtype(p.dtype), p.shape) for name, p in places.items()}
 
 
 def layout_of(data: bytes) -> Layout:

@@ -35,9 +35,7 @@ class Payloads:
 
     def store(self, prepared: Prepared, names: NDArray[np.void]) -> None:
         """Writes prepared samples under the identities ``[n]`` they got."""
-        payloads = seal(prepared, names)
-        keys = self._keys.payloads(names["slot"].tolist())
-        self._connection.store(dict(zip(keys, payloads, strict=True)))
+        self._write(names, seal(prepared, names))
 
     def read(self, names: NDArray[np.void]) -> tuple[Columns | None, NDArray[np.bool_]]:
         """The samples of these identities ``[n]``, and which ``[n]`` are intact.
@@ -63,8 +61,7 @@ class Payloads:
 
     def raw(self, names: NDArray[np.void]) -> list[bytes | None]:
         """The payloads of these identities ``[n]`` as they are; ``None`` for what is not intact."""
-        keys = self._keys.payloads(names["slot"].tolist())
-        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
+        payloads = self._payloads(names)
         found: list[bytes | None] = [None] * len(payloads)
         for rows, samples in read(payloads):
             for row, name in zip(rows.tolist(), samples.headers["identity"], strict=True):
@@ -73,8 +70,7 @@ class Payloads:
 
     def keep(self, names: NDArray[np.void], payloads: Sequence[bytes]) -> dict[str, str]:
         """Writes payloads that have these names ``[n]`` already; dtypes and shapes in them."""
-        keys = self._keys.payloads(names["slot"].tolist())
-        self._connection.store(dict(zip(keys, payloads, strict=True)))
+        self._write(names, payloads)
         schema: dict[str, str] = {}
         for _, samples in read(payloads):
             schema |= samples.schema()
@@ -100,10 +96,7 @@ class Payloads:
 
     def _fetch(self, names: NDArray[np.void]) -> list[tuple[NDArray[np.intp], Columns]]:
         """The samples that are there under these identities ``[n]``, and which they are."""
-        keys = self._keys.payloads(names["slot"].tolist())
-        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
-        if payloads and payloads[0]:
-            self._expected_bytes = len(payloads[0])
+        payloads = self._payloads(names)
         schema = self._schema_of(int(names["incarnation"][0]))
         found = []
         for rows, samples in read(payloads):
@@ -114,6 +107,18 @@ class Payloads:
             elif fits and right.any():
                 found.append((rows[right], samples.at(np.flatnonzero(right))))
         return found
+
+    def _write(self, names: NDArray[np.void], payloads: Sequence[bytes]) -> None:
+        keys = self._keys.payloads(names["slot"].tolist())
+        self._connection.store(dict(zip(keys, payloads, strict=True)))
+
+    def _payloads(self, names: NDArray[np.void]) -> list[bytes | None]:
+        """What is stored at the slots of names ``[n]``; the next chunks are of a size that fits."""
+        keys = self._keys.payloads(names["slot"].tolist())
+        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
+        if payloads and payloads[0]:
+            self._expected_bytes = len(payloads[0])
+        return payloads
 
     def _schema_of(self, incarnation: int) -> dict[str, str]:
         """Dtype and shape of an incarnation's arrays. They do not change once it holds samples."""

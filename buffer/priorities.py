@@ -66,6 +66,18 @@ def cohort_width(capacity: int) -> int:
     return max(1, capacity // COHORTS_PER_BUFFER)
 
 
+def cohorts_behind(cohorts: ArrayLike, newest: int) -> NDArray[np.int64]:
+    """How many cohorts began after each item's, at most :data:`OLDEST_COHORT`.
+
+    Args:
+        cohorts: ``[n]`` numbers of cohorts as cells have them: in [0, 15].
+        newest: number of the newest cohort, not reduced.
+    """
+    # Signed: after a restore the newest may have a lower number.
+    numbers = np.asarray(cohorts).astype(np.int64)
+    return np.where(numbers < COHORTS, (newest - numbers) % COHORTS, OLDEST_COHORT)
+
+
 def probabilities(
     levels: ArrayLike, labels: ArrayLike, cohorts_behind: ArrayLike, params: SamplingParams
 ) -> NDArray[np.float64]:

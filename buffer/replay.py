@@ -148,7 +148,9 @@ class ReplayBuffer(Notices):
         if isinstance(answer, Misfit):
             check_schema(answer.name, schema[answer.name], answer.stored)
         assert isinstance(answer, Reserved)
-        self._payloads.store(prepared, self._identities(answer.incarnation, answer.pairs))
+        slots, generations = answer.pairs["slot"], answer.pairs["generation"]
+        names = identity_array(self._shard, answer.incarnation, slots, generations)
+        self._payloads.store(prepared, names)
         labels = np.array([sample.predicted_class for sample in ordered], dtype=np.int64)
         levels = level_of([sample.disagreement for sample in ordered]).astype(np.int64)
         visible = self._scripts.commit(name, answer.incarnation, labels << 16 | levels << 8)
@@ -234,6 +236,3 @@ class ReplayBuffer(Notices):
             if producer not in self._epochs:
                 self._epochs[producer] = self._scripts.begin_epoch(producer)
             return self._epochs[producer]
-
-    def _identities(self, incarnation: int, pairs: NDArray[np.void]) -> NDArray[np.void]:
-        return identity_array(self._shard, incarnation, pairs["slot"], pairs["generation"])

@@ -9,16 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from buffer.answers import LOADED, Dumped
+from buffer.answers import COMMITTED, LOADED, Dumped
 from buffer.archive import CHUNK_ITEMS, ITEM, Archive, Chunk, Meta
 from buffer.batches import identity_array
 from buffer.codec import rename
 from buffer.config import BufferTable
 from buffer.payloads import Payloads
-from buffer.priorities import COHORTS, OLDEST_COHORT
+from buffer.priorities import COHORTS, OLDEST_COHORT, cohorts_behind
 from buffer.scripts import Scripts
-
-COMMITTED = 2
 
 
 class Dump(NamedTuple):
@@ -105,10 +103,7 @@ def _items(
     """Items, their slots and generations, without the lengths of their payloads."""
     train = np.flatnonzero(found.records["state"] == COMMITTED)
     cells = found.records["cell"][train]
-    cohorts = cells & 0xFF
-    behind = np.where(
-        cohorts < COHORTS, (found.newest - cohorts.astype(np.int64)) % COHORTS, OLDEST_COHORT
-    )
+    behind = cohorts_behind(cells & 0xFF, found.newest)
     turn = (train - int(found.counters["head"])) % table.capacity
     order = np.lexsort((turn, -behind))
     probes = np.flatnonzero(found.probes["state"] == COMMITTED)

@@ -13,15 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from buffer.answers import DRAW, Drawn, Purpose, Refused, Slots
+from buffer.answers import COMMITTED, DRAW, Drawn, Purpose, Refused, Slots
 from buffer.config import BufferTable
 from buffer.params import SamplingParams, params_of
-from buffer.priorities import COHORTS, OLDEST_COHORT, mean_weight, probabilities
+from buffer.priorities import cohorts_behind, mean_weight, probabilities
 from buffer.scripts import Scripts
 
 SLOTS_PER_DRAW = 32
 """The largest table that is worth reading for one draw: about what a draw costs the server."""
-_COMMITTED = 2
 
 
 class _Table(NamedTuple):
@@ -91,15 +90,13 @@ class SlotTable:
             slots, items = known.slots, known.items
         else:
             assert records is not None
-            slots = np.flatnonzero(records["state"] == _COMMITTED)
+            slots = np.flatnonzero(records["state"] == COMMITTED)
             items = records.take(slots)
         params = params_of(answer.params)
         if self._uniform:
             params = params.model_copy(update={"uniform_share": 1.0})
         cells = items["cell"]
-        # Signed: after a restore the newest may have a lower number.
-        cohorts = (cells & 0xFF).astype(np.int64)
-        behind = np.where(cohorts < COHORTS, (answer.newest - cohorts) % COHORTS, OLDEST_COHORT)
+        behind = cohorts_behind(cells & 0xFF, answer.newest)
         chances = probabilities(cells >> 8 & 0xFF, cells >> 16, behind, params)
         cumulative = np.cumsum(chances)
         cumulative[-1] = 1.0

@@ -52,11 +52,10 @@ local function retire(cohort, most)
   for at = 1, #directory, GROUP_BYTES do
     local group = group_of(struct.unpack('<I4', directory, at) * 256)
     while most > 0 and group[field] > 0 do
-      local key, last = CELL .. (group[1] * 256 + cohort), (group[field] - 1) * NAME_BYTES
+      local key, last = cell_key(group[1] * 256 + cohort), (group[field] - 1) * NAME_BYTES
       local record = read_slot(struct.unpack('<I4', redis.call('GETRANGE', key, last, last + 3)))
       leave_cell(record)
       enter_cell(record, group[1] * 256 + ANCIENT)
-      write_slot(record)
       most = most - 1
     end
   end

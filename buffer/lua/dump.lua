@@ -8,7 +8,7 @@ if not is_initialised() then
   return LOST
 end
 local capacity = number(META, 'capacity')
-local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
+local newest = newest_cohort()
 return {redis.call('HGET', META, 'incarnation'), newest, redis.call('HGETALL', COUNTERS),
   redis.call('HGETALL', PARAMS), redis.call('HGETALL', ATTEMPTS),
   redis.call('GETRANGE', SLOTS, 0, capacity * RECORD_BYTES - 1),

@@ -13,7 +13,7 @@ end
 -- Up to so many slots of a cell, the last ones first.
 local function last_of(group, field, wanted, slots)
   local held = group[field]
-  local names = redis.call('GETRANGE', CELL .. (group[1] * 256 + field - 3),
+  local names = redis.call('GETRANGE', cell_key(group[1] * 256 + field - 3),
     math.max(0, held - wanted) * NAME_BYTES, held * NAME_BYTES - 1)
   for at = #names - NAME_BYTES + 1, 1, -NAME_BYTES do
     slots[#slots + 1] = struct.unpack('<I4', names, at)

@@ -18,7 +18,7 @@ for name, form in pairs(cjson.decode(ARGV[2])) do
 end
 
 local capacity = number(META, 'capacity')
-local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
+local newest = newest_cohort()
 local queued = redis.call('HGET', META, 'selector') == 'fifo'
 local samples, probes = 0, 0
 for at = 1, #ARGV[3], 16 do

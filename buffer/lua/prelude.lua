@@ -60,6 +60,11 @@ local function cohort_width()
   return math.max(1, math.floor(number(META, 'capacity') / COHORTS_PER_BUFFER))
 end
 
+-- Number of the cohort of the newest sample.
+local function newest_cohort()
+  return floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
+end
+
 local function write_params(params)
   for field, value in pairs(params) do
     redis.call('HSET', PARAMS, field, value)

@@ -17,7 +17,7 @@ for at = 1, #directory, GROUP_BYTES do
   local group = {struct.unpack(GROUP, directory, at)}
   for cohort = 0, ANCIENT do
     if group[cohort + 3] > 0 then
-      redis.call('DEL', CELL .. (group[1] * 256 + cohort))
+      redis.call('DEL', cell_key(group[1] * 256 + cohort))
     end
   end
 end

@@ -19,7 +19,7 @@ if refused then
   return refused
 end
 local incarnation, changes = call('HGET', META, 'incarnation'), call('HGET', COUNTERS, 'changes')
-local newest, bytes = floor((number(COUNTERS, 'inserted') - 1) / cohort_width()), ''
+local newest, bytes = newest_cohort(), ''
 if incarnation ~= ARGV[3] or changes ~= ARGV[4] then
   bytes = call('GETRANGE', SLOTS, '0', text(number(META, 'capacity') * RECORD_BYTES - 1))
 end

@@ -92,8 +92,9 @@ end
 if refused then
   return refused
 end
-count('sampled', wanted)
-if queued and number(PARAMS, 'samples_per_insert') then
-  change_balance(-wanted)
+if queued then
+  count_draws(wanted, 'draw')
+else
+  count('sampled', wanted)
 end
 return table.concat(reply)

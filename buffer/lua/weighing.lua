@@ -11,7 +11,7 @@ local uniform = redis.call('HGET', META, 'selector') == 'uniform' and 1
 
 -- What a cohort has kept of its mass, by the cohort's field in a group less two.
 local freshness = {}
-local newest = math.floor((number(COUNTERS, 'inserted') - 1) / cohort_width())
+local newest = newest_cohort()
 for cohort = 0, COHORTS - 1 do
   freshness[cohort + 1] = kept ^ ((newest - cohort) % COHORTS)
 end
