@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer.errors import SsdkdError
 
@@ -62,7 +63,17 @@ class Control:
     """The pipeline's side of the desk."""
 
     def __init__(self) -> None:
-        self._desk: Any = ray.remote(num_cpus=0)(Desk).options(name=NAME).remote()
+        # With the pipeline: a node that dies does not take it along.
+        here = ray.get_runtime_context().get_node_id()
+        self._desk: Any = (
+            ray.remote(num_cpus=0)(Desk)
+            .options(
+                name=NAME,
+                max_restarts=-1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+            )
+            .remote()
+        )
 
     def exchange(self, status: Mapping[str, Any]) -> list[Order]:
         """Says how things are; the orders that came in. None if the desk is not there."""

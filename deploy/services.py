@@ -25,7 +25,7 @@ from deploy.control import Control
 from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.interrupt import Interrupt
-from deploy.placement import Places
+from deploy.placement import Places, Reservation
 from deploy.resume import Keeper, State
 from deploy.scaling import Autoscaler, Seconds
 from deploy.supervisor import Supervisor, Totals
@@ -137,6 +137,9 @@ class _Pipeline:
             leave=places.give_up,
         )
         outcome.totals = self._supervisor.totals
+        self._reservation = (
+            None if config.distiller.max_workers is None else Reservation(config.run.name, places)
+        )
         table = config.synthesizer
         self._autoscaler = (
             None
@@ -153,6 +156,7 @@ class _Pipeline:
             _Controller(config, self._url, self._out) if config.controller.policy != "off" else None
         )
         self._supervisor.start()
+        self._reserve()
         try:
             with Display(self._replay, config.buffer.minimum, console):
                 training = Background(self._train, end=lambda: end_early(self._out))
@@ -166,6 +170,8 @@ class _Pipeline:
                 self._outcome.metrics = training.result()
         finally:
             self._supervisor.stop()
+            if self._reservation is not None:
+                self._reservation.end()
             if controller is not None:
                 self._outcome.controller_failure = controller.end()
 
@@ -198,6 +204,7 @@ class _Pipeline:
             return
         self._exchanged = now
         self._autoscale(now)
+        self._reserve()
         for order in control.exchange(self._status()):
             if order.kind == "stop":
                 raise Interrupted("the run was stopped; what there was by then is saved")
@@ -224,6 +231,10 @@ class _Pipeline:
             "elapsed_share": progress.elapsed_share,
             "agreement": progress.agreement,
         }
+
+    def _reserve(self) -> None:
+        if self._reservation is not None:
+            self._reservation.renew(self._supervisor.wanted)
 
     def _autoscale(self, now: float) -> None:
         if self._autoscaler is None:

@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.api.result import Result
 
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from distiller import checkpoint
-from distiller.config import DistillerFile, DistillerTable
+from distiller.config import DistillerFile
 from distiller.tally import Origin
 from distiller.validate import validate
 from distiller.worker import ENDING, JOURNAL, Settings, train_loop
@@ -32,6 +33,8 @@ CHECKPOINTS = "checkpoints"
 NAME = "distiller"
 """Of the training in Ray Train, and of its folder among the checkpoints."""
 HEALTH_CHECK_SECONDS = "0.5"
+RESIZE_SECONDS = 30.0
+"""How often an elastic training looks whether there is room for another number of workers."""
 
 
 def fit(
@@ -148,7 +151,10 @@ def ray_trainer(
         train_loop_config=cast(dict[str, Any], settings),
         torch_config=TorchConfig(backend="nccl" if table.gpus > 0 else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=_workers(table),
+            num_workers=(
+                table.workers if table.max_workers is None else (table.workers, table.max_workers)
+            ),
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=table.gpus > 0,
             resources_per_worker=_resources(cpus, table.gpus),
         ),
@@ -159,11 +165,6 @@ def ray_trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-
-
-def _workers(table: DistillerTable) -> Any:
-    # Ray's type hints do not know elastic trainings.
-    return table.workers if table.max_workers is None else (table.workers, table.max_workers)
 
 
 def _resources(cpus: float, gpus: float) -> dict[str, float]:

@@ -15,6 +15,8 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 90.0
 
@@ -87,7 +89,8 @@ class RayNodes:
         """Starts a worker node."""
         options = [
             *(f"--address=127.0.0.1:{self._gcs}", f"--num-cpus={cpus}"),
-            *("--node-ip-address=127.0.0.1", *own_ports()),
+            # An address of its own, as other machines would have.
+            *(f"--node-ip-address=127.0.0.{1 + len(self.nodes)}", *own_ports()),
         ]
         node = Node(options, self.environment, self._folder / f"node{len(self.nodes)}.log")
         self.nodes.append(node)
@@ -118,6 +121,17 @@ class RayNodes:
             with suppress(OSError):
                 if mark in (folder / "environ").read_bytes().split(b"\0"):
                     os.kill(int(folder.name), signal.SIGKILL)
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Processes of the nodes whose title begins like this."""
+        found = []
+        for node in self.nodes:
+            with suppress(psutil.Error):
+                for child in psutil.Process(node.process.pid).children(recursive=True):
+                    with suppress(psutil.Error):
+                        if (child.cmdline() or [""])[0].startswith(title):
+                            found.append(child)
+        return found
 
     def command(self, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
         """``ssdkd`` from outside the cluster, with its token."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from buffer.connect import connect
 from buffer.server import RedisServer
+from deploy.config import load, locate
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -57,6 +60,11 @@ def test_a_buffer_on_a_server_that_stayed_is_kept(start_run: StartRun) -> None:
         state = json.loads((first.out / "checkpoints/pipeline.json").read_text())
         second = start_run(*settings, resume=first)
         result, printed = second.end()
+        config = load(locate("digits"), settings)
+        with closing(connect(config.buffer, url=server.url, run=config.run.name)) as replay:
+            updates = replay.info().updates
+    assert updates.applied > 0
+    assert updates.older == 0, "what a resumed training says is never the older"
     assert "the buffer is still there" in " ".join(printed.split())
     assert result["synthesizer_rounds"] > state["totals"]["rounds"]
     assert result["student_accuracy"] > 60
