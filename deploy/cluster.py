@@ -17,15 +17,11 @@ from buffer.addresses import cluster_address, redis_url
 from buffer.config import RunTable
 from buffer.errors import ConfigError, SsdkdError
 from deploy.config import PipelineConfig
+from deploy.control import namespace
 from deploy.validate import machine_cpus
 
 CHECK_SECONDS = 45.0
 """A node may take so long to start a process that says whether the buffer can be reached."""
-
-
-def namespace(run: str) -> str:
-    """The Ray namespace of a run: where its named actors are."""
-    return f"ssdkd-{run}"
 
 
 @contextmanager

@@ -29,6 +29,11 @@ logger = logging.getLogger(__name__)
 Kind = Literal["status", "scale", "stop"]
 
 
+def namespace(run: str) -> str:
+    """The Ray namespace of a run: where its named actors are."""
+    return f"ssdkd-{run}"
+
+
 class Order(NamedTuple):
     """What a pipeline is asked to do."""
 
@@ -96,8 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds.add_parser("stop")
     kinds.add_parser("scale").add_argument("number", type=int)
     options = parser.parse_args(arguments)
-    from deploy.cluster import namespace
-
     ray.init(
         address="auto",
         namespace=namespace(options.run),
