@@ -22,6 +22,7 @@ from buffer.errors import ConfigError, SsdkdError
 
 PYTHON = "python"
 ANSWER_SECONDS = 10.0
+REQUEST_SECONDS = 60.0
 ORDER_SECONDS = 60.0
 POLL_SECONDS = 0.5
 STOP_SECONDS = "60"
@@ -62,9 +63,7 @@ class JobServer:
         if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         self._check()
-        from ray.job_submission import JobSubmissionClient
-
-        self._client = JobSubmissionClient(self._address)
+        self._client = _client(self._address)
 
     def submit(
         self, name: str, arguments: Sequence[str], *, files: Path | None = None
@@ -204,6 +203,26 @@ def staged(config: Path) -> tuple[tempfile.TemporaryDirectory[str], str]:
     folder = tempfile.TemporaryDirectory(prefix="ssdkd-submit-")
     (Path(folder.name) / "run.yaml").write_bytes(config.read_bytes())
     return folder, "run.yaml"
+
+
+def _client(address: str) -> Any:
+    """Ray's client, but one that waits for a server no longer than it must."""
+    import requests
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            try:
+                return super()._do_request(
+                    method, endpoint, timeout=(ANSWER_SECONDS, REQUEST_SECONDS), **options
+                )
+            except requests.RequestException as error:
+                raise SsdkdError(
+                    f"--address ({address}): the job server does not answer any more ({error}); "
+                    "what was asked of it may have been done or not: see ssdkd status"
+                ) from error
+
+    return Client(address)
 
 
 def _authorization() -> dict[str, str]:

@@ -78,9 +78,10 @@ def _check_no_secrets(config: PipelineConfig) -> None:
 def _files(config: str, working_dir: Path | None, stack: ExitStack) -> tuple[Path | None, str]:
     """The folder to upload, and what the configuration is called on the cluster."""
     if working_dir is not None:
-        path = Path(config)
-        inside = path if not path.is_absolute() else path.relative_to(working_dir.resolve())
-        if not (working_dir / inside).is_file() and config not in shipped():
+        path, root = Path(config), working_dir.resolve()
+        inside = path.relative_to(root) if path.is_relative_to(root) else path
+        there = not inside.is_absolute() and (root / inside).is_file()
+        if not there and config not in shipped():
             raise ConfigError(
                 f"config ({config}) is no file in --working-dir ({working_dir}): it would not be "
                 "on the cluster"

@@ -80,6 +80,20 @@ def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mon
             JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
+def test_a_server_that_falls_silent_is_not_waited_for(
+    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = answering(200, json.dumps({"ray_version": ray.__version__}).encode())
+    client = jobs._client(address)
+    monkeypatch.setattr(jobs, "REQUEST_SECONDS", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        client._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SsdkdError, match="does not answer any more"):
+            client.list_jobs()
+
+
 def test_another_server_is_no_job_server(tmp_path: Path) -> None:
     server = TcpServer(tmp_path)
     try:
@@ -148,6 +162,10 @@ def test_a_password_never_becomes_part_of_a_job(tmp_path: Path) -> None:
         (
             ("mine.yaml", "--out", "/shared", "--working-dir", "/tmp"),
             r"config \(mine.yaml\) is no file in --working-dir",
+        ),
+        (
+            ("/etc/hostname", "--out", "/shared", "--working-dir", "/tmp"),
+            r"config \(/etc/hostname\) is no file in --working-dir",
         ),
     ],
 )
