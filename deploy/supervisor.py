@@ -148,7 +148,7 @@ class Supervisor:
         sitting = {n: seat for n, seat in self._seats.items() if seat.actor is not None}
         for seat in sitting.values():
             seat.actor.stop.remote()
-        runs = [seat.run for seat in sitting.values()]
+        runs = [seat.run for seat in sitting.values() if seat.status]
         ended = ray.wait(runs, num_returns=len(runs), timeout=grace_seconds)[0] if runs else []
         self._refresh_statuses()
         for seat in sitting.values():
@@ -207,7 +207,7 @@ class Supervisor:
         for number, seat in list(self._seats.items()):
             if number < self._wanted:
                 continue
-            if seat.actor is None:
+            if seat.actor is None or not seat.status:  # it has nothing in hand
                 self._vacate(number)
             elif seat.drained_by is None:
                 seat.drained_by = now + DRAIN_SECONDS

@@ -45,8 +45,8 @@ class Worker:
         self.stopping = not self.deaf
 
 
-def starter(*, fails: bool = False, deaf: bool = False) -> Callable[[int], Any]:
-    options: dict[str, Any] = {"num_cpus": 0, "concurrency_groups": {"control": 1}}
+def starter(*, fails: bool = False, deaf: bool = False, cpus: int = 0) -> Callable[[int], Any]:
+    options: dict[str, Any] = {"num_cpus": cpus, "concurrency_groups": {"control": 1}}
     return lambda number: ray.remote(**options)(Worker).remote(fails, deaf)
 
 
@@ -203,3 +203,15 @@ def test_quarantine_ends_when_somebody_asks_for_a_number_again() -> None:
     assert watch.failure() is None
     until(lambda: watch.failure() is not None)
     watch.stop()
+
+
+def test_an_actor_that_waits_for_room_in_vain_is_not_waited_for() -> None:
+    watch = Supervisor(starter(cpus=1000), 2)
+    watch.start()
+    until(lambda: all(seat.actor for seat in watch._seats.values()))
+    assert [each["state"] for each in watch.describe()] == ["waiting for resources"] * 2
+    watch.scale(1)
+    until(lambda: len(watch.describe()) == 1, 10)
+    begun = time.monotonic()
+    watch.stop(grace_seconds=60)
+    assert time.monotonic() - begun < 30
