@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,13 +18,17 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer.addresses import cluster_address, redis_url
-from buffer.config import RunTable
-from buffer.errors import ConfigError, SsdkdError
+from buffer.config import RunTable, named_files
+from buffer.connection import Connection
+from buffer.errors import BufferUnavailable, ConfigError, SsdkdError
 from deploy.config import PipelineConfig
+from deploy.folder import MARK
 from deploy.validate import machine_cpus
 
-CHECK_SECONDS = 45.0
-"""A node may take so long to start a process that says whether the buffer can be reached."""
+CHECK_SECONDS = 30.0
+"""A node may take so long to start a process that says whether it can work."""
+ANSWER_SECONDS = 10.0
+_PLACE = re.compile(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)")
 
 
 def namespace(run: str) -> str:
@@ -50,16 +58,19 @@ def cluster_cpus() -> tuple[float, float]:
     return sum(cpus), max(cpus, default=0.0)
 
 
-def check_nodes(url: str) -> None:
-    """Whether all nodes have our packages and reach the buffer; asks all of them at once.
+def check_nodes(config: PipelineConfig, url: str, out: Path) -> None:
+    """Whether every node can work for a run; asks all of them at once.
+
+    It has our packages, reaches the buffer, and has the files of the run: the folder of its
+    outputs, weights and test data.
 
     Raises:
         ConfigError: naming a node that does not, and why.
     """
     asked = {
-        _reaches.options(
+        _obstacle.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(url): node["NodeManagerAddress"]
+        ).remote(url, str(out), named_files(config)): node["NodeManagerAddress"]
         for node in _nodes()
     }
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_SECONDS)
@@ -72,9 +83,27 @@ def check_nodes(url: str) -> None:
             raise ConfigError(f"node {asked[answer]}: {problem}; nothing was started")
     if silent:
         raise ConfigError(
-            f"node {asked[silent[0]]}: no process started there within {CHECK_SECONDS:g} s; "
-            "nothing was started"
+            f"node {asked[silent[0]]}: no process there could say within {CHECK_SECONDS:g} s "
+            "whether it reaches Redis; nothing was started; look at the node, or take it away"
         )
+
+
+def unreachable(url: str) -> str | None:
+    """Why the buffer cannot be used from here, and what to do; ``None`` if it can be."""
+    problems = []
+    for part in url.split(","):
+        try:
+            Connection(part).close()
+        except BufferUnavailable as error:
+            problems.append(
+                f"buffer.url: {str(error).rstrip('.')}; every node has to reach it: start Redis "
+                "there, or correct buffer.url or SSDKD_REDIS_URL"
+            )
+        except SsdkdError as error:
+            problems.append(str(error))
+        else:
+            return None
+    return problems[0]
 
 
 def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -> None:
@@ -96,7 +125,7 @@ def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -
             raise ConfigError(
                 f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
                 f"run.nodes_seconds ({config.run.nodes_seconds:g}), the {service} would wait "
-                f"forever; the nodes have {_described()}"
+                f"forever; add such a node, or ask for less; the nodes have {_described()}"
             )
         time.sleep(1.0)
     # What waits for its place is what an autoscaler goes by from here on.
@@ -109,18 +138,14 @@ def bundle(cpus: float, gpus: float) -> dict[str, float]:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _reaches(url: str) -> str | None:
-    """Why this node is of no use to a run; ``None`` if it is."""
-    from buffer.connection import Connection
-
-    problems = []
-    parts = url.split(",")
-    for part in parts:
-        try:
-            Connection(part).close()
-        except SsdkdError as error:
-            problems.append(str(error))
-    return problems[0] if len(problems) == len(parts) else None
+def _obstacle(url: str, out: str, files: Mapping[str, str]) -> str | None:
+    """Why this node is of no use to a run; ``None`` if it is of use."""
+    if not (Path(out, MARK).is_file() and os.access(out, os.W_OK)):
+        return f"run.out ({out}) is not there, or read-only; name a folder that all nodes share"
+    for setting, file in files.items():
+        if not os.access(file, os.R_OK):
+            return f"{setting} ({file}) cannot be read; put it into a folder that all nodes share"
+    return unreachable(url)
 
 
 def _fits_somewhere(need: Mapping[str, float]) -> bool:
@@ -161,11 +186,16 @@ def _connect(address: str | None, common: Mapping[str, Any]) -> None:
         )
         return
     try:
+        if place := _PLACE.fullmatch(address):
+            socket.create_connection((place[1], int(place[2])), ANSWER_SECONDS).close()
+        # One attempt, which takes up to 40 s: by itself Ray makes 20.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         ray.init(address=address, **common)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"run.ray_address ({address}): no Ray cluster of this version answers there, nothing "
-            f"was started: {error}"
+            f"run.ray_address ({address}): no Ray cluster of this version answers there, or not to "
+            f"our token: {error}; nothing was started; it is HEAD:6379, and the token is in "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from error
 
 

@@ -173,7 +173,9 @@ class JobServer:
             if "404" in str(error):
                 return None
             raise SsdkdError(f"the job server at {self._address}: {error}") from error
-        return Job(identity, info.status.value, info.message or "", info.runtime_env or {})
+        # Behind the comma is the log, again.
+        message = (info.message or "").partition(", last available logs")[0]
+        return Job(identity, info.status.value, message, info.runtime_env or {})
 
     def _check(self) -> None:
         """Asks for the version, with patience that the client of Ray does not have."""
