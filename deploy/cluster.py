@@ -118,18 +118,14 @@ def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -
     }
     deadline = time.monotonic() + config.run.nodes_seconds
     request_resources(bundles=list(needs.values()))
-    while missing := {s: need for s, need in needs.items() if not _fits_somewhere(need)}:
-        if time.monotonic() > deadline:
-            service, need = next(iter(missing.items()))
-            wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
-            raise ConfigError(
-                f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
-                f"run.nodes_seconds ({config.run.nodes_seconds:g}), the {service} would wait "
-                f"forever; add such a node, or ask for less; the nodes have {_described()}"
-            )
-        time.sleep(1.0)
-    # What waits for its place is what an autoscaler goes by from here on.
-    request_resources(bundles=[])
+    try:
+        while missing := {s: need for s, need in needs.items() if not _fits_somewhere(need)}:
+            if time.monotonic() > deadline:
+                raise ConfigError(_nobody_has(*next(iter(missing.items())), config.run))
+            time.sleep(1.0)
+    finally:
+        # What waits for its place is what an autoscaler goes by from here on, or nothing is.
+        request_resources(bundles=[])
 
 
 def bundle(cpus: float, gpus: float) -> dict[str, float]:
@@ -152,6 +148,15 @@ def _fits_somewhere(need: Mapping[str, float]) -> bool:
     return any(
         all(node["Resources"].get(name, 0.0) >= amount for name, amount in need.items())
         for node in _nodes()
+    )
+
+
+def _nobody_has(service: str, need: Mapping[str, float], run: RunTable) -> str:
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
+    return (
+        f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
+        f"run.nodes_seconds ({run.nodes_seconds:g}), the {service} would wait forever; add such a "
+        f"node, or ask for less; the nodes have {_described()}"
     )
 
 
