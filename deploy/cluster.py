@@ -196,10 +196,11 @@ def _connect(address: str | None, common: Mapping[str, Any]) -> None:
         # One attempt, which takes up to 40 s: by itself Ray makes 20.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         ray.init(address=address, **common)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
             f"run.ray_address ({address}): no Ray cluster of this version answers there, or not to "
-            f"our token: {error}; nothing was started; it is HEAD:6379, and the token is in "
+            f"our token: {reason}; nothing was started; it is HEAD:6379, and the token is in "
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from error
 

@@ -170,6 +170,7 @@ def test_a_redis_that_nobody_reaches_is_named(place: Place) -> None:
             r"share",
         ),
     ],
+    ids=["redis", "teacher", "out"],
 )
 def test_what_one_node_has_and_another_does_not_is_named(
     place: Place, setting: str, name: str, message: str
@@ -184,7 +185,9 @@ def test_what_one_node_has_and_another_does_not_is_named(
     ), done.stdout
 
 
-@pytest.mark.parametrize("service", ["synthesizer", "distiller"])
+@pytest.mark.parametrize(
+    "service", ["synthesizer", pytest.param("distiller", marks=pytest.mark.slow)]
+)
 def test_a_gpu_that_no_node_has_is_not_waited_for(place: Place, service: str) -> None:
     done = run(place, *submit(place, "gpu", **{f"{service}.gpus": 1, "run.nodes_seconds": 1}))
     assert re.fullmatch(
