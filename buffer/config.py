@@ -255,12 +255,25 @@ class SharedTables(Table):
 Tables = TypeVar("Tables", bound=SharedTables)
 
 
+def named_files(tables: SharedTables) -> dict[str, str]:
+    """The settings that name a file, as ``table.key``, and the file."""
+    settings = {
+        "teacher.weights": tables.teacher.weights,
+        "student.weights": tables.student.weights,
+        "evaluation.data": tables.evaluation.data,
+    }
+    return {
+        name: value
+        for name, value in settings.items()
+        if value is not None and not IMPORT_STRING.fullmatch(value)
+    }
+
+
 def absolute_paths(tables: Tables) -> Tables:
     """A copy with absolute file names: services run in folders of their own."""
     resolved: dict[str, Table] = {}
-    for name, field in (("teacher", "weights"), ("student", "weights"), ("evaluation", "data")):
+    for setting, file in named_files(tables).items():
+        name, _, field = setting.partition(".")
         table: Table = getattr(tables, name)
-        value: str | None = getattr(table, field)
-        if value is not None and not IMPORT_STRING.fullmatch(value):
-            resolved[name] = table.model_copy(update={field: str(Path(value).resolve())})
+        resolved[name] = table.model_copy(update={field: str(Path(file).resolve())})
     return tables.model_copy(update=resolved)

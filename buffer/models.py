@@ -144,7 +144,9 @@ def read_weights(path: Path) -> StateDict:
             return safetensors.torch.load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ModelError(f"weights ({path}): there is no such file") from error
+        raise ModelError(
+            f"weights ({path}): there is no such file; on a cluster every node needs it"
+        ) from error
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise ModelError(f"weights ({path}) cannot be read safely: {_first_line(error)}") from error
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):

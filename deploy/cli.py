@@ -187,7 +187,7 @@ def logs(
 
     server = JobServer(address)
     for part in server.logs(server.find(name).id, follow=follow):
-        console.print(part, end="", markup=False, highlight=False)
+        console.out(part, end="", highlight=False)
 
 
 def _execute(
@@ -209,14 +209,14 @@ def _execute(
 
 
 def _reported(command: Callable[[], object]) -> None:
-    """Runs a command; errors made on purpose are shown as messages, not as tracebacks."""
+    """Runs a command; errors made on purpose are shown as one line each, not as tracebacks."""
     try:
         command()
     except Interrupted as error:
-        errors.print(Text(str(error)))
+        errors.print(Text(str(error)), soft_wrap=True)
         sys.exit(128 + signal.SIGINT)
     except SsdkdError as error:
-        errors.print("[red]error:[/red]", Text(str(error)))
+        errors.print("[red]error:[/red]", Text(str(error)), soft_wrap=True)
         sys.exit(2)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,14 +18,19 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer.addresses import cluster_address, redis_url
-from buffer.config import RunTable
-from buffer.errors import ConfigError, SsdkdError
+from buffer.config import RunTable, named_files
+from buffer.connection import Connection
+from buffer.errors import BufferUnavailable, ConfigError, SsdkdError
 from deploy.config import PipelineConfig
 from deploy.control import namespace
+from deploy.folder import MARK
 from deploy.validate import machine_cpus
+from distiller.service import resources
 
-CHECK_SECONDS = 45.0
-"""A node may take so long to start a process that says whether the buffer can be reached."""
+CHECK_SECONDS = 30.0
+"""A node may take so long to start a process that says whether it can work."""
+ANSWER_SECONDS = 10.0
+_PLACE = re.compile(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)")
 
 
 @contextmanager
@@ -46,16 +55,19 @@ def cluster_cpus() -> tuple[float, float]:
     return sum(cpus), max(cpus, default=0.0)
 
 
-def check_nodes(url: str) -> None:
-    """Whether all nodes have our packages and reach the buffer; asks all of them at once.
+def check_nodes(config: PipelineConfig, url: str, out: Path) -> None:
+    """Whether every node can work for a run; asks all of them at once.
+
+    It has our packages, reaches the buffer, and has the files of the run: the folder of its
+    outputs, weights and test data.
 
     Raises:
         ConfigError: naming a node that does not, and why.
     """
     asked = {
-        _reaches.options(
+        _obstacle.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(url): node["NodeManagerAddress"]
+        ).remote(url, str(out), named_files(config)): node["NodeManagerAddress"]
         for node in _nodes()
     }
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_SECONDS)
@@ -68,9 +80,27 @@ def check_nodes(url: str) -> None:
             raise ConfigError(f"node {asked[answer]}: {problem}; nothing was started")
     if silent:
         raise ConfigError(
-            f"node {asked[silent[0]]}: no process started there within {CHECK_SECONDS:g} s; "
-            "nothing was started"
+            f"node {asked[silent[0]]}: no process there could say within {CHECK_SECONDS:g} s "
+            "whether it reaches Redis; nothing was started; look at the node, or take it away"
         )
+
+
+def unreachable(url: str) -> str | None:
+    """Why the buffer cannot be used from here, and what to do; ``None`` if it can be."""
+    problems = []
+    for part in url.split(","):
+        try:
+            Connection(part).close()
+        except BufferUnavailable as error:
+            problems.append(
+                f"buffer.url: {str(error).rstrip('.')}; every node has to reach it: start Redis "
+                "there, or correct buffer.url or SSDKD_REDIS_URL"
+            )
+        except SsdkdError as error:
+            problems.append(str(error))
+        else:
+            return None
+    return problems[0]
 
 
 def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -> None:
@@ -80,49 +110,45 @@ def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -
         ConfigError: there is none after ``run.nodes_seconds``.
     """
     needs = {
-        "synthesizer": bundle(actor_cpus, config.synthesizer.gpus),
-        "distiller": bundle(worker_cpus, config.distiller.gpus),
+        "synthesizer": resources(actor_cpus, config.synthesizer.gpus),
+        "distiller": resources(worker_cpus, config.distiller.gpus),
     }
     deadline = time.monotonic() + config.run.nodes_seconds
     request_resources(bundles=list(needs.values()))
-    while missing := {s: need for s, need in needs.items() if not _fits_somewhere(need)}:
-        if time.monotonic() > deadline:
-            service, need = next(iter(missing.items()))
-            wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
-            raise ConfigError(
-                f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
-                f"run.nodes_seconds ({config.run.nodes_seconds:g}), the {service} would wait "
-                f"forever; the nodes have {_described()}"
-            )
-        time.sleep(1.0)
-    # What waits for its place is what an autoscaler goes by from here on.
-    request_resources(bundles=[])
-
-
-def bundle(cpus: float, gpus: float) -> dict[str, float]:
-    """What one process of a service needs."""
-    return {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
+    try:
+        while missing := {s: need for s, need in needs.items() if not _fits_somewhere(need)}:
+            if time.monotonic() > deadline:
+                raise ConfigError(_nobody_has(*next(iter(missing.items())), config.run))
+            time.sleep(1.0)
+    finally:
+        # What waits for its place is what an autoscaler goes by from here on, or nothing is.
+        request_resources(bundles=[])
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _reaches(url: str) -> str | None:
-    """Why this node is of no use to a run; ``None`` if it is."""
-    from buffer.connection import Connection
-
-    problems = []
-    parts = url.split(",")
-    for part in parts:
-        try:
-            Connection(part).close()
-        except SsdkdError as error:
-            problems.append(str(error))
-    return problems[0] if len(problems) == len(parts) else None
+def _obstacle(url: str, out: str, files: Mapping[str, str]) -> str | None:
+    """Why this node is of no use to a run; ``None`` if it is of use."""
+    if not (Path(out, MARK).is_file() and os.access(out, os.W_OK)):
+        return f"run.out ({out}) is not there, or read-only; name a folder that all nodes share"
+    for setting, file in files.items():
+        if not os.access(file, os.R_OK):
+            return f"{setting} ({file}) cannot be read; put it into a folder that all nodes share"
+    return unreachable(url)
 
 
 def _fits_somewhere(need: Mapping[str, float]) -> bool:
     return any(
         all(node["Resources"].get(name, 0.0) >= amount for name, amount in need.items())
         for node in _nodes()
+    )
+
+
+def _nobody_has(service: str, need: Mapping[str, float], run: RunTable) -> str:
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
+    return (
+        f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
+        f"run.nodes_seconds ({run.nodes_seconds:g}), the {service} would wait forever; add such a "
+        f"node, or ask for less; the nodes have {_described()}"
     )
 
 
@@ -157,11 +183,17 @@ def _connect(address: str | None, common: Mapping[str, Any]) -> None:
         )
         return
     try:
+        if place := _PLACE.fullmatch(address):
+            socket.create_connection((place[1], int(place[2])), ANSWER_SECONDS).close()
+        # One attempt, which takes up to 40 s: by itself Ray makes 20.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
         ray.init(address=address, **common)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"run.ray_address ({address}): no Ray cluster of this version answers there, nothing "
-            f"was started: {error}"
+            f"run.ray_address ({address}): no Ray cluster of this version answers there, or not to "
+            f"our token: {reason}; nothing was started; it is HEAD:6379, and the token is in "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from error
 
 

@@ -102,8 +102,8 @@ def locate(name: str | None) -> Path:
     if name in shipped():
         return CONFIGS / f"{name}.yaml"
     raise ConfigError(
-        f"config ({name}): no such file, and no shipped configuration of that name "
-        f"(there are {', '.join(shipped())})"
+        f"config ({name}): no such file in {Path.cwd()}, and no shipped configuration of that "
+        f"name (there are {', '.join(shipped())}); a job finds what is sent along: --working-dir"
     )
 
 

@@ -13,10 +13,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from buffer.errors import ConfigError, SsdkdError
 
@@ -30,6 +31,8 @@ STOP_SECONDS = "60"
 RUN = "ssdkd_run"
 """The key of a job's metadata under which its run's name is."""
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
+
+Answer = TypeVar("Answer")
 
 
 class Job(NamedTuple):
@@ -95,7 +98,7 @@ class JobServer:
                         metadata={RUN: name},
                         runtime_env=environment,
                     )
-                except RuntimeError as error:
+                except (RuntimeError, OSError) as error:
                     if self._job(identity) is None:
                         raise SsdkdError(f"the job was not accepted: {error}") from error
                     return identity, False
@@ -110,7 +113,7 @@ class JobServer:
         """
         found = [
             (job.start_time or 0, job.submission_id)
-            for job in self._client.list_jobs()
+            for job in self._asked(self._client.list_jobs)
             if (job.metadata or {}).get(RUN) == name and job.submission_id is not None
         ]
         if not found:
@@ -125,7 +128,7 @@ class JobServer:
         printed = 0
         while True:
             job = self._job(identity)
-            text = self._client.get_job_logs(identity)
+            text = self._asked(partial(self._client.get_job_logs, identity))
             yield text[printed:]
             printed = len(text)
             if not follow or job is None or job.ended:
@@ -152,27 +155,37 @@ class JobServer:
                 f"run ({name}): its job has ended ({job.status}), nobody takes orders"
             )
         entrypoint = shlex.join([PYTHON, "-m", "deploy.control", name, *words])
-        identity = self._client.submit_job(entrypoint=entrypoint, runtime_env=job.environment)
+        identity = self._asked(
+            partial(self._client.submit_job, entrypoint=entrypoint, runtime_env=job.environment)
+        )
         deadline = time.monotonic() + ORDER_SECONDS
         while not self.status(identity).ended:
             if time.monotonic() > deadline:
-                self._client.stop_job(identity)
+                self._asked(partial(self._client.stop_job, identity))
                 raise SsdkdError(f"run ({name}): no answer within {ORDER_SECONDS:g} s")
             time.sleep(POLL_SECONDS)
-        return _answer(self._client.get_job_logs(identity))
+        return _answer(self._asked(partial(self._client.get_job_logs, identity)))
 
     def stop(self, name: str) -> None:
         """Ends the job of a run: its pipeline is told to, and killed a few seconds later."""
-        self._client.stop_job(self.find(name).id)
+        self._asked(partial(self._client.stop_job, self.find(name).id))
+
+    def _asked(self, call: Callable[[], Answer]) -> Answer:
+        try:
+            return call()
+        except (RuntimeError, OSError) as error:
+            raise SsdkdError(f"the job server at {self._address}: {error}") from error
 
     def _job(self, identity: str) -> Job | None:
         try:
-            info = self._client.get_job_info(identity)
-        except RuntimeError as error:
-            if "404" in str(error):
+            info = self._asked(partial(self._client.get_job_info, identity))
+        except SsdkdError as error:
+            if "status code 404" in str(error):
                 return None
-            raise SsdkdError(f"the job server at {self._address}: {error}") from error
-        return Job(identity, info.status.value, info.message or "", info.runtime_env or {})
+            raise
+        # Behind the comma is the log, again.
+        message = (info.message or "").partition(", last available logs")[0]
+        return Job(identity, info.status.value, message, info.runtime_env or {})
 
     def _check(self) -> None:
         """Asks for the version, with patience that the client of Ray does not have."""

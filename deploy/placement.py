@@ -27,7 +27,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from deploy.cluster import bundle
+from distiller.service import resources
 
 EXPIRY_SECONDS = 60.0
 """What is held for a pipeline that has died is free after so long."""
@@ -48,7 +48,7 @@ class Places:
     """
 
     def __init__(self, *, cpus: float, gpus: float = 0.0) -> None:
-        self._resources = bundle(cpus, gpus)
+        self._resources = resources(cpus, gpus)
         self._groups: dict[int, PlacementGroup] = {}
         self._wishes: dict[int, str | None] = {}
 

@@ -47,7 +47,7 @@ def submit(
     if not follow:
         return 0
     for part in server.logs(identity, follow=True):
-        console.print(part, end="", markup=False, highlight=False)
+        console.out(part, end="", highlight=False)
     job = server.status(identity)
     if job.status != "SUCCEEDED":
         raise SsdkdError(f"the job ended as {job.status}: {job.message}")

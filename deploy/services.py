@@ -14,12 +14,12 @@ from rich.console import Console
 from buffer.addresses import redis_url
 from buffer.connect import connect
 from buffer.controller.service import start as start_controller
-from buffer.errors import BufferUnavailable, Interrupted, SsdkdError
+from buffer.errors import BufferUnavailable, ConfigError, Interrupted, SsdkdError
 from buffer.interface import Replay
 from buffer.lease import HELD_SECONDS, RunLease
 from buffer.server import RedisServer
 from deploy import report, resume
-from deploy.cluster import await_nodes, check_nodes, cluster, cluster_cpus
+from deploy.cluster import await_nodes, check_nodes, cluster, cluster_cpus, unreachable
 from deploy.config import PipelineConfig
 from deploy.control import Control
 from deploy.display import Display
@@ -70,12 +70,15 @@ def run(
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
+        if (problem := unreachable(url)) is not None:
+            raise ConfigError(f"{problem}; nothing was started")
         patience = 0.0 if earlier is None else 2 * HELD_SECONDS
         lease = stack.enter_context(RunLease(url, config.run.name, patience_seconds=patience))
         replay = connect(config.buffer, url=url, run=config.run.name, fresh=earlier is None)
         stack.callback(replay.close)
         stack.enter_context(cluster(config))
         interrupt.listen()
+        check_nodes(config, url, out)
         attempt = replay.begin_attempt(resume.ROLE)
         if earlier is None:
             report.clear(out)
@@ -117,7 +120,6 @@ class _Pipeline:
     ) -> None:
         self._config, self._url, self._replay, self._out = config, url, replay, out
         self._outcome, self._resumes = outcome, resumes
-        check_nodes(url)
         actor_cpus, self._worker_cpus = cpu_shares(config, *cluster_cpus())
         await_nodes(config, actor_cpus, self._worker_cpus)
         checkpoints = out / CHECKPOINTS

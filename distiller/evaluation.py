@@ -123,7 +123,9 @@ def _read(path: Path, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
         with np.load(path, allow_pickle=False) as archive:
             return archive["images"], archive["labels"]
     except FileNotFoundError as error:
-        raise ConfigError(f"{where}: there is no such file") from error
+        raise ConfigError(
+            f"{where}: there is no such file; on a cluster every node needs it"
+        ) from error
     except KeyError as error:
         raise ConfigError(f"{where}: the archive lacks images or labels: {error}") from error
     except (OSError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:

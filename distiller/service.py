@@ -156,7 +156,7 @@ def ray_trainer(
             ),
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=table.gpus > 0,
-            resources_per_worker=_resources(cpus, table.gpus),
+            resources_per_worker=resources(cpus, table.gpus),
         ),
         run_config=RunConfig(
             name=NAME,
@@ -167,7 +167,8 @@ def ray_trainer(
     )
 
 
-def _resources(cpus: float, gpus: float) -> dict[str, float]:
+def resources(cpus: float, gpus: float) -> dict[str, float]:
+    """What one process needs, in Ray's words."""
     return {"CPU": cpus, "GPU": gpus} if gpus > 0 else {"CPU": cpus}
 
 
@@ -185,4 +186,4 @@ def _translated(error: TrainingFailedError) -> SsdkdError:
     )
 
 
-__all__ = ["CHECKPOINTS", "JOURNAL", "end_early", "fit", "validate"]
+__all__ = ["CHECKPOINTS", "JOURNAL", "end_early", "fit", "resources", "validate"]

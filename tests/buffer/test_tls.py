@@ -44,19 +44,22 @@ def certificates(folder: Path) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TcpServer, Path]]:
+def encrypting(folder: Path, *options: str) -> TcpServer:
+    """A server that wants TLS, with certificates of its own; ``ca.crt`` is what clients need."""
     if b"SSL_CTX_new" not in Path(find_binary()).read_bytes():
         pytest.skip("this server is built without TLS")
-    folder = tmp_path_factory.mktemp("tls") / "certificates"
     certificates(folder)
-    options = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
-    server = TcpServer(
-        folder,
-        *(part for name, file in options.items() for part in (f"--tls-{name}-file", folder / file)),
-        *("--tls-auth-clients", "no"),
-        tls=True,
+    files = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
+    named = (
+        part for name, file in files.items() for part in (f"--tls-{name}-file", str(folder / file))
     )
+    return TcpServer(folder, *named, "--tls-auth-clients", "no", *options, tls=True)
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TcpServer, Path]]:
+    folder = tmp_path_factory.mktemp("tls") / "certificates"
+    server = encrypting(folder)
     yield server, folder
     server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,3 +37,27 @@ def test_every_overlay_and_link_is_told_of_and_leads_somewhere() -> None:
     for page in (SECURITY, CLUSTER):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page):
             assert (Path(ROOT / "docs") / target).exists()
+
+
+def said(node: ast.AST) -> str:
+    """What a string of the code says, with ``...`` for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(said(value) for value in node.values)
+    return str(node.value) if isinstance(node, ast.Constant) else "..."
+
+
+def test_every_error_that_is_explained_is_one_that_can_come() -> None:
+    table = CLUSTER.partition("## When it does not work")[2]
+    rows = re.findall(r"^\| (`.*?) \| ", table, re.M)
+    explained = [message for row in rows for message in re.findall("`(.*?)`", row)]
+    # Of Ray and of Redis.
+    foreign = ("Unauthorized: ", "Forbidden: ", "invalid username", "worker_ports is trying")
+    ours = [message for message in explained if not message.startswith(foreign)]
+    assert len(ours) > 10
+    code = [
+        path.read_text() for name in ("buffer", "deploy") for path in (ROOT / name).glob("*.py")
+    ]
+    strings = "\n".join(said(node) for text in code for node in ast.walk(ast.parse(text)))
+    for message in ours:
+        pattern = ".*".join(re.escape(part) for part in message.split("..."))
+        assert re.search(pattern, strings), message

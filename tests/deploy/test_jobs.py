@@ -22,9 +22,22 @@ from tests.buffer.servers import TcpServer
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[int, bytes], str]]:
+def servers() -> Iterator[list[HTTPServer]]:
+    """Those that run."""
+    running: list[HTTPServer] = []
+    yield running
+    while running:
+        stop(running.pop())
+
+
+def stop(server: HTTPServer) -> None:
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def answering(servers: list[HTTPServer]) -> Callable[[int, bytes], str]:
     """Starts a server that gives everybody one answer; its address."""
-    servers = []
 
     def start(code: int, body: bytes) -> str:
         class Handler(BaseHTTPRequestHandler):
@@ -40,10 +53,7 @@ def answering() -> Iterator[Callable[[int, bytes], str]]:
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_port}"
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +117,20 @@ def test_another_version_of_ray_is_named(answering: Callable[[int, bytes], str])
     address = answering(200, json.dumps({"ray_version": "2.9.3"}).encode())
     with pytest.raises(ConfigError, match=rf"runs Ray 2\.9\.3, this is {ray.__version__}"):
         JobServer(address)
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda server: server.find("a"), lambda server: list(server.logs("a"))]
+)
+def test_a_server_that_goes_away_is_named(
+    servers: list[HTTPServer],
+    answering: Callable[[int, bytes], str],
+    ask: Callable[[JobServer], object],
+) -> None:
+    server = JobServer(answering(200, json.dumps({"ray_version": ray.__version__}).encode()))
+    stop(servers.pop())
+    with pytest.raises(SsdkdError, match=r"the job server at http.*: .*Connection refused"):
+        ask(server)
 
 
 @pytest.mark.parametrize("code", [401, 403])

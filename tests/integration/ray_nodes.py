@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,11 +25,13 @@ START_SECONDS = 90.0
 class Node:
     """``ray start --block`` in a process group of its own: a raylet with all it starts."""
 
-    def __init__(self, options: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, options: list[str], environment: dict[str, str], log: Path, *, inside: Sequence[str]
+    ) -> None:
         self._log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [str(RAY), "start", *options, "--block", "--disable-usage-stats"],
+                [*inside, str(RAY), "start", *options, "--block", "--disable-usage-stats"],
                 env=environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -52,13 +55,21 @@ class RayNodes:
     Args:
         folder: short, for sockets and logs.
         head_cpus: logical CPUs of the head.
+        head_environment: variables that only the head has.
     """
 
-    def __init__(self, folder: Path, *, head_cpus: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        head_cpus: int = 1,
+        head_environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.token = secrets.token_hex(16)
         self._folder = folder
-        self._gcs, self._dashboard = free_port(), free_port()
-        self.address = f"http://127.0.0.1:{self._dashboard}"
+        gcs, dashboard = free_port(), free_port()
+        self.gcs = f"127.0.0.1:{gcs}"
+        self.address = f"http://127.0.0.1:{dashboard}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         self.environment = kept | {
             "HOME": str(folder),
@@ -67,12 +78,13 @@ class RayNodes:
             "PATH": f"{RAY.parent}:{os.environ['PATH']}",
         }
         options = [
-            *("--head", f"--port={self._gcs}", f"--num-cpus={head_cpus}"),
-            *(f"--dashboard-port={self._dashboard}", f"--temp-dir={folder / 'ray'}"),
+            *("--head", f"--port={gcs}", f"--num-cpus={head_cpus}"),
+            *(f"--dashboard-port={dashboard}", f"--temp-dir={folder / 'ray'}"),
             *(f"--ray-client-server-port={free_port()}", "--node-ip-address=127.0.0.1"),
             *own_ports(),
         ]
-        self.nodes = [Node(options, self.environment, folder / "head.log")]
+        environment = self.environment | dict(head_environment or {})
+        self.nodes = [Node(options, environment, folder / "head.log", inside=())]
 
     def __enter__(self) -> RayNodes:
         try:
@@ -85,14 +97,15 @@ class RayNodes:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def add(self, *, cpus: int) -> Node:
-        """Starts a worker node."""
+    def add(self, *, cpus: int, inside: Sequence[str] = ()) -> Node:
+        """Starts a worker node; ``inside`` a command that runs the command behind it."""
         options = [
-            *(f"--address=127.0.0.1:{self._gcs}", f"--num-cpus={cpus}"),
+            *(f"--address={self.gcs}", f"--num-cpus={cpus}"),
             # An address of its own, as other machines would have.
             *(f"--node-ip-address=127.0.0.{1 + len(self.nodes)}", *own_ports()),
         ]
-        node = Node(options, self.environment, self._folder / f"node{len(self.nodes)}.log")
+        log = self._folder / f"node{len(self.nodes)}.log"
+        node = Node(options, self.environment, log, inside=inside)
         self.nodes.append(node)
         return node
 
@@ -133,13 +146,15 @@ class RayNodes:
                             found.append(child)
         return found
 
-    def command(self, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """``ssdkd`` from outside the cluster, with its token."""
-        environment = self.environment | {"NO_COLOR": "1", "COLUMNS": "200"}
-        environment.pop("RAY_AUTH_MODE")
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """``ssdkd`` from outside the cluster, as in the documents: with its address and token."""
+        token = self._folder / "auth_token"
+        token.write_text(self.token)
+        kept = {k: v for k, v in self.environment.items() if not k.startswith("RAY_")}
+        known = {"RAY_API_SERVER_ADDRESS": self.address, "RAY_AUTH_TOKEN_PATH": str(token)}
         return subprocess.run(
-            [str(RAY.with_name("ssdkd")), *words, "--address", self.address],
-            env=environment,
+            [str(RAY.with_name("ssdkd")), *words],
+            env=kept | known | {"NO_COLOR": "1", "COLUMNS": "200"},
             capture_output=True,
             text=True,
             timeout=300,

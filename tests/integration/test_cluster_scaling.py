@@ -29,13 +29,13 @@ def nodes() -> Iterator[RayNodes]:
         yield nodes
 
 
-@pytest.mark.parametrize(("samples_per_insert", "actors", "in_the_end"), [(2.0, 1, 2), (500, 2, 1)])
+@pytest.mark.parametrize(("samples_per_insert", "actors", "in_the_end"), [(2, 1, 2), (50, 2, 1)])
 def test_a_run_finds_how_many_synthesizers_it_needs(
     nodes: RayNodes,
     redis_server: TcpServer,
     digits_teacher: Path,
     tmp_path: Path,
-    samples_per_insert: float,
+    samples_per_insert: int,
     actors: int,
     in_the_end: int,
 ) -> None:
@@ -44,7 +44,6 @@ def test_a_run_finds_how_many_synthesizers_it_needs(
         "teacher.weights": str(digits_teacher),
         "buffer.url": redis_server.url,
         "buffer.samples_per_insert": samples_per_insert,
-        "buffer.error_buffer": 2000,
         "synthesizer.actors": actors,
         "synthesizer.max_actors": 2,
     }
