@@ -99,8 +99,8 @@ class Places:
         """Where a place is, or where it was wished for as long as nobody has decided."""
         return _decided(self._groups[number]) or self._wishes[number]
 
-    def _fits(self, resources: dict[str, float]) -> bool:
-        return all(resources.get(name, 0.0) >= least for name, least in self._resources.items())
+    def _fits(self, there: dict[str, float]) -> bool:
+        return all(there.get(name, 0.0) >= least for name, least in self._resources.items())
 
 
 class Reservation:
