@@ -62,7 +62,9 @@ class Control:
     """The pipeline's side of the desk."""
 
     def __init__(self) -> None:
-        self._desk: Any = ray.remote(num_cpus=0)(Desk).options(name=NAME).remote()
+        # Elsewhere, should its node die: what it forgets it is told again at the next exchange.
+        desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk)
+        self._desk: Any = desk.options(name=NAME).remote()
 
     def exchange(self, status: Mapping[str, Any]) -> list[Order]:
         """Says how things are; the orders that came in. None if the desk is not there."""

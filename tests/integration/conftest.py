@@ -26,7 +26,12 @@ QUICK = [
     "distiller.checkpoint_seconds=4",
     "controller.interval_seconds=3",
 ]
-PROCESSES = {"synthesizer": "ray::SynthesizerService", "distiller": "ray::RayTrainWorker"}
+PROCESSES = {
+    "synthesizer": "ray::SynthesizerService",
+    "distiller": "ray::RayTrainWorker",
+    "overseer of the distillers": "ray::TrainController",
+    "controller": "ray::ControllerService",
+}
 
 
 class Run:

@@ -12,8 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 90.0
@@ -36,6 +39,10 @@ class Node:
     def log(self) -> str:
         """What it printed."""
         return self._log.read_text(errors="replace")[-3000:]
+
+    def processes(self) -> list[psutil.Process]:
+        """The raylet, and what it has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def kill(self) -> None:
         """SIGKILL to everything of it."""
@@ -113,11 +120,25 @@ class RayNodes:
         """Kills all nodes, the head last, and the jobs, which are in groups of their own."""
         for node in reversed(self.nodes):
             node.kill()
+        for process in self._marked():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def find(self, words: str) -> list[psutil.Process]:
+        """The processes of the cluster, jobs included, with these words in their command line."""
+        found = []
+        for process in self._marked():
+            with suppress(psutil.NoSuchProcess):
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def _marked(self) -> Iterator[psutil.Process]:
         mark = f"RAY_AUTH_TOKEN={self.token}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
+            with suppress(OSError, psutil.NoSuchProcess):
                 if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
+                    yield psutil.Process(int(folder.name))
 
     def command(self, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
         """``ssdkd`` from outside the cluster, with its token."""

@@ -80,7 +80,10 @@ def test_a_killed_synthesizer_does_not_end_the_run(start_run: StartRun) -> None:
     run = start_run(*steps(700))
     run.until(run.reached(5))
     (victim,) = run.find("synthesizer")
-    victim.send_signal(signal.SIGKILL)
+    victim.kill()
+    victim.wait(20)
+    run.until(lambda: bool(run.find("synthesizer")))
+    assert run.find("synthesizer") != [victim]
     result, _ = run.end()
     assert result["synthesizer_restarts"] == 1
     assert result["student_steps"] == 700
@@ -93,8 +96,10 @@ def test_a_killed_distiller_worker_resumes_from_its_checkpoint(start_run: StartR
     run.until(run.reached(20))
     time.sleep(3)  # the checkpoint is committed at Ray Train's next health check
     (victim,) = run.find("distiller")
-    victim.send_signal(signal.SIGKILL)
+    victim.kill()
+    victim.wait(20)
     run.until(lambda: run.journal()[-1]["version"][0] == 2)
+    assert victim not in run.find("distiller")
     reached = run.journal()[-1]["version"][1]
     run.until(run.reached(reached + 50))
     os.killpg(run.process.pid, signal.SIGTERM)

@@ -25,7 +25,7 @@ def killed(run: Any) -> None:
     run.until(lambda: any((saved / "distiller").rglob("student.safetensors")))
     run.find("synthesizer")  # notes all that it has started, which Ray ends in its own time
     run.process.send_signal(signal.SIGKILL)
-    run.process.wait()
+    assert run.process.wait() == -signal.SIGKILL
     run.clean_up()
 
 
