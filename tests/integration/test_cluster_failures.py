@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from tests.buffer.servers import TcpServer
+from tests.integration.conftest import survivors
 from tests.integration.ray_nodes import RayNodes
 from tests.integration.test_cluster import redis_server, settings, status, until
 
@@ -70,7 +71,7 @@ def test_a_node_that_dies_takes_no_run_with_it(
     dead = before & {process.pid for process in victims}
     assert 0 < len(dead) < 4, "synthesizers are on both nodes"
     worker.kill()
-    assert psutil.wait_procs(victims, timeout=20)[1] == []
+    assert survivors(victims) == []
     nodes.add(cpus=2)
     until(lambda: (now := pids()) and not now & dead)
     until(lambda: status(nodes, "node")["job_status"] == "SUCCEEDED", 300)
@@ -97,7 +98,7 @@ def test_a_training_that_finds_no_node_any_more_ends_in_an_error(
     until(lambda: learnt(out, 100))
     victims = worker.processes()
     worker.kill()
-    assert psutil.wait_procs(victims, timeout=20)[1] == []
+    assert survivors(victims) == []
     until(lambda: status(nodes, "homeless")["job_status"] == "FAILED", 150)
     assert "the training has reported nothing for 60 s" in " ".join(
         nodes.command("logs", "homeless").stdout.split()
@@ -167,7 +168,7 @@ def test_a_controller_and_a_desk_that_are_killed_go_on(
     (desk,) = nodes.find("ray::Desk")
     for process in (victim, desk):
         process.kill()
-        process.wait(20)
+    assert survivors([victim, desk]) == []
     until(lambda: events("start") == 2)
     (successor,) = nodes.find("ray::ControllerService")
     assert successor.pid != victim.pid
@@ -202,7 +203,7 @@ def test_a_run_goes_on_in_another_cluster_when_its_head_has_died(
                 drivers = nodes.find("deploy.pipeline")
             else:
                 until(lambda nodes=nodes: status(nodes, "head")["job_status"] == "SUCCEEDED", 300)
-        assert psutil.wait_procs(drivers, timeout=20)[1] == []
+        assert survivors(drivers) == []
     assert drivers
     result = json.loads((out / "result.json").read_text())
     assert result["attempts"] == 2

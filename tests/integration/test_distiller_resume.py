@@ -38,6 +38,7 @@ from distiller.config import DistillerFile
 from distiller.networks import digits_cnn
 from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit, ray_trainer
 from distiller.tally import Origin
+from tests.integration.conftest import survivors
 
 pytestmark = [
     pytest.mark.integration,
@@ -152,7 +153,7 @@ def test_a_killed_process_resumes_from_its_checkpoint(
         time.sleep(0.02)
     (victim,) = processes(title)
     victim.kill()
-    victim.wait(20)
+    assert survivors([victim]) == []
     metrics = training.result()
     assert metrics["student_steps"] == 1500
     progress = replay.progress()

@@ -18,6 +18,7 @@ from buffer.config import BufferTable
 from buffer.lease import RunLease
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
+from tests.integration.conftest import survivors
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -81,7 +82,7 @@ def test_a_killed_synthesizer_does_not_end_the_run(start_run: StartRun) -> None:
     run.until(run.reached(5))
     (victim,) = run.find("synthesizer")
     victim.kill()
-    victim.wait(20)
+    assert survivors([victim]) == []
     run.until(lambda: bool(run.find("synthesizer")))
     assert run.find("synthesizer") != [victim]
     result, _ = run.end()
@@ -97,7 +98,7 @@ def test_a_killed_distiller_worker_resumes_from_its_checkpoint(start_run: StartR
     time.sleep(3)  # the checkpoint is committed at Ray Train's next health check
     (victim,) = run.find("distiller")
     victim.kill()
-    victim.wait(20)
+    assert survivors([victim]) == []
     run.until(lambda: run.journal()[-1]["version"][0] == 2)
     assert victim not in run.find("distiller")
     reached = run.journal()[-1]["version"][1]

@@ -26,7 +26,7 @@ def killed(run: Any) -> None:
     run.find("synthesizer")  # notes all that it has started, which Ray ends in its own time
     run.process.send_signal(signal.SIGKILL)
     assert run.process.wait() == -signal.SIGKILL
-    run.clean_up()
+    assert run.clean_up() == [], "these outlived their pipeline"
 
 
 def test_a_killed_run_goes_on_with_its_student_and_its_buffer(start_run: StartRun) -> None:

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from tests.buffer.servers import TcpServer
-from tests.integration.conftest import PROCESSES
+from tests.integration.conftest import PROCESSES, survivors
 
 SSDKD = Path(sys.executable).with_name("ssdkd")
 SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
@@ -111,13 +111,13 @@ class Fire:
         self.run.until(lambda: bool(self.run.find(service)))
         victim = self._chance.choice(self.run.find(service))
         victim.kill()
-        victim.wait(20)
+        assert survivors([victim]) == []
 
     def _kill_pipeline(self) -> None:
         self.run.find("synthesizer")  # notes all that it has started
         self.run.process.kill()
         self.run.process.wait()
-        self.run.clean_up()
+        assert self.run.clean_up() == [], "these outlived their pipeline"
         self.run = self._start_run(*self._settings, resume=self.run)
 
     def _kill_server(self, *, keep: bool) -> None:

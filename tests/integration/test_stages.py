@@ -23,6 +23,7 @@ from buffer.sample import Identity
 from buffer.sources import source
 from tests.buffer.servers import TcpServer
 from tests.buffer.test_records import audit
+from tests.integration.conftest import survivors
 from tests.integration.relay import Relay
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
@@ -140,7 +141,7 @@ def kill_at(run: Any, relay: Relay, words: bytes, *, answered: bool) -> psutil.P
     caught = relay.catch(words, answered=answered)
     assert caught.wait(60)
     victim.kill()
-    victim.wait(20)
+    assert survivors([victim]) == []
     return victim
 
 
@@ -161,7 +162,6 @@ def check(stage: str, found: Insert, records: Records) -> None:
         assert found.committed
         assert found.visible == 100
         assert (records.records()["state"] == COMMITTED).sum() >= found.visible
-    audit(records.client, records.key, CAPACITY)
 
 
 def goes_on(records: Records, *, after: Insert) -> bool:
@@ -176,10 +176,10 @@ def test_a_rank_that_is_killed_has_all_ranks_started_again(start_run: StartRun) 
     run.until(committed.exists)
     victim, survivor = run.find("distiller")
     victim.kill()
-    victim.wait(20)
+    assert survivors([victim]) == []
     run.until(lambda: run.journal()[-1]["version"][0] == 2)
     reached = run.journal()[-1]["version"][1]
-    survivor.wait(20)  # it could only have waited for the one that died
+    assert survivors([survivor]) == []  # it could only have waited for the one that died
     assert len(run.find("distiller")) == 2
     run.until(run.reached(reached + 50))
     os.killpg(run.process.pid, signal.SIGINT)
