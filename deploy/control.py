@@ -68,7 +68,7 @@ class Control:
     """The pipeline's side of the desk."""
 
     def __init__(self) -> None:
-        # With the pipeline: a node that dies does not take it along.
+        # With the pipeline; elsewhere, should it die. What it forgets it is told again.
         here = ray.get_runtime_context().get_node_id()
         self._desk: Any = (
             ray.remote(num_cpus=0)(Desk)
@@ -81,7 +81,7 @@ class Control:
         )
 
     def exchange(self, status: Mapping[str, Any]) -> list[Order]:
-        """Says how things are; the orders that came in. None if the desk is not there."""
+        """Says how things are; the orders that came in: none while the desk is not there."""
         try:
             orders: list[Order] = ray.get(
                 self._desk.exchange.remote(dict(status)), timeout=EXCHANGE_SECONDS

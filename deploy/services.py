@@ -30,8 +30,8 @@ from deploy.resume import Keeper, State
 from deploy.scaling import Autoscaler, Seconds
 from deploy.supervisor import Supervisor, Totals
 from deploy.validate import cpu_shares
-from distiller.background import Background
-from distiller.service import CHECKPOINTS, end_early, fit
+from distiller.background import Background, Watch
+from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit
 from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
 
@@ -162,8 +162,10 @@ class _Pipeline:
         try:
             with Display(self._replay, config.buffer.minimum, console):
                 training = Background(self._train, end=lambda: end_early(self._out))
+                watch = Watch(self._out / JOURNAL, config.distiller.max_waiting_seconds)
                 while not training.done(LOOK_SECONDS):
                     try:
+                        watch.check()
                         self._check(interrupt, lease)
                         self._exchange(control)
                     except SsdkdError:

@@ -16,7 +16,7 @@ from buffer.addresses import needed_cluster_address, needed_redis_url
 from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError
 from buffer.parsing import override, parse, read_raw
-from distiller.background import Background
+from distiller.background import Background, Watch
 from distiller.config import DistillerFile
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _run(config: DistillerFile, url: str, address: str, *, resume: bool) -> dict
     check_networks(config)
     import ray
 
-    from distiller.service import end_early, fit
+    from distiller.service import JOURNAL, end_early, fit
 
     out = config.run.folder.resolve()
     cpus = config.distiller.cpus or 1.0
@@ -88,19 +88,20 @@ def _run(config: DistillerFile, url: str, address: str, *, resume: bool) -> dict
             Background(
                 lambda: fit(config, url=url, out=out, cpus=cpus, resume=resume),
                 end=lambda: end_early(out),
-            )
+            ),
+            Watch(out / JOURNAL, config.distiller.max_waiting_seconds),
         )
     finally:
         ray.shutdown()
     return dict(metrics)
 
 
-def _wait(training: Background) -> Mapping[str, Any]:
+def _wait(training: Background, watch: Watch) -> Mapping[str, Any]:
     """The training's metrics; after Ctrl-C or SIGTERM lets it save the student.
 
     Raises:
         Interrupted: a signal came; the message says what was saved.
-        SsdkdError: the training failed.
+        SsdkdError: the training failed, or says nothing any more.
     """
     asked = threading.Event()
 
@@ -110,6 +111,7 @@ def _wait(training: Background) -> Mapping[str, Any]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
     while not training.done(POLL_SECONDS):
+        watch.check()
         if asked.is_set() and not training.end(FINISH_SECONDS):
             raise Interrupted(
                 f"the training was asked to end and did not within {FINISH_SECONDS:g} s; its "

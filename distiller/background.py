@@ -9,9 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any
 
+from buffer.errors import SsdkdError
+
 ASK_SECONDS = 0.5
+SHORTEST_SILENCE_SECONDS = 60.0
+"""A training may take so long to begin, or to begin again, whatever the setting says."""
 
 
 class Background:
@@ -52,3 +57,38 @@ class Background:
     def result(self) -> Mapping[str, Any]:
         """The metrics of a training that has ended; raises what it raised."""
         return self._outcome.result()
+
+
+class Watch:
+    """Notices that a training says nothing any more, of which Ray Train takes no notice.
+
+    It has lost a node that nothing replaces, say: Ray Train would wait for ever. Why by its file:
+    that grows on whatever node the workers are, and though the buffer be away.
+
+    Args:
+        journal: grows as long as the training does anything.
+        seconds: of silence that end it: ``distiller.max_waiting_seconds``.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, journal: Path, seconds: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._journal, self._clock = journal, clock
+        self._seconds = max(seconds, SHORTEST_SILENCE_SECONDS)
+        self._size, self._since = 0, clock()
+
+    def check(self) -> None:
+        """Looks whether it said something since the last time.
+
+        Raises:
+            SsdkdError: it did not for too long.
+        """
+        size = self._journal.stat().st_size if self._journal.exists() else 0
+        if size != self._size:
+            self._size, self._since = size, self._clock()
+        elif self._clock() - self._since >= self._seconds:
+            raise SsdkdError(
+                f"distiller.max_waiting_seconds: the training has reported nothing for "
+                f"{self._seconds:g} s; its workers hang, or no node has room for them"
+            )

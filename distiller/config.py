@@ -54,7 +54,8 @@ class DistillerTable(Table):
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of one worker."""
     max_waiting_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """Give up with a clear error when for so long no batch could be drawn and nothing came in."""
+    """Give up with a clear error when for so long no batch could be drawn and nothing came in, or
+    (after a minute at least) the workers have reported nothing: no node has room for them, say."""
 
     @property
     def most_workers(self) -> int:

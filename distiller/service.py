@@ -6,6 +6,7 @@ itself, for good.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from ray.exceptions import RayActorError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
@@ -36,6 +38,8 @@ HEALTH_CHECK_SECONDS = "0.5"
 RESIZE_SECONDS = 30.0
 """How often an elastic training looks whether there is room for another number of workers."""
 
+logger = logging.getLogger(__name__)
+
 
 def fit(
     config: DistillerFile,
@@ -48,7 +52,8 @@ def fit(
 ) -> Mapping[str, Any]:
     """Trains the student on the connected Ray cluster; returns when the budget is spent.
 
-    Workers that die are started again from the newest checkpoint, ``distiller.max_failures`` times.
+    Workers that die are started again from the newest checkpoint, ``distiller.max_failures`` times;
+    so is the process that watches over them.
 
     Args:
         config: validated, with absolute file names.
@@ -72,7 +77,16 @@ def fit(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     origin = _origin(config, url, began_seconds)
     _prepare(out, resume=resume)
-    return _result(ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin), out)
+    deaths = 0
+    while True:
+        try:
+            return _result(ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin), out)
+        except RayActorError as error:
+            deaths += 1
+            reason = f"the process that watches over the workers died: {_first_line(error)}"
+            if deaths > config.distiller.max_failures:
+                raise SsdkdError(f"the training failed: {reason}") from error
+            logger.warning("%s; the training goes on from its newest checkpoint", reason)
 
 
 def end_early(out: Path) -> None:
@@ -179,11 +193,14 @@ def _translated(error: TrainingFailedError) -> SsdkdError:
     rank, cause = min(error.worker_failures.items())
     if isinstance(cause, SsdkdError):
         return SsdkdError(f"the training failed on worker {rank}: {cause}")
-    first = (str(cause).strip().splitlines() or ["no message"])[0]
     return SsdkdError(
-        f"the training failed on worker {rank}: {type(cause).__name__}: {first} "
+        f"the training failed on worker {rank}: {type(cause).__name__}: {_first_line(cause)} "
         "(more in Ray's logs of the worker)"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
 
 
 __all__ = ["CHECKPOINTS", "JOURNAL", "end_early", "fit", "resources", "validate"]

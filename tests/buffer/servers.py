@@ -42,6 +42,12 @@ class TcpServer:
         scheme = "rediss" if self._tls else "redis"
         return f"{scheme}://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         port = ["--port", "0", "--tls-port"] if self._tls else ["--port"]
         self._process = subprocess.Popen(
@@ -64,6 +70,10 @@ class TcpServer:
         """Writes the snapshot that the next start loads."""
         with redis.Redis.from_url(self.url) as client:
             client.save()
+
+    def forget(self) -> None:
+        """Removes the snapshot."""
+        (self._folder / "dump.rdb").unlink(missing_ok=True)
 
     def freeze(self, seconds: float) -> None:
         """Answers nobody for so long."""

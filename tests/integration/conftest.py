@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ QUICK = [
     "distiller.checkpoint_seconds=4",
     "controller.interval_seconds=3",
 ]
-PROCESSES = {"synthesizer": "ray::SynthesizerService", "distiller": "ray::RayTrainWorker"}
+PROCESSES = {
+    "synthesizer": "ray::SynthesizerService",
+    "distiller": "ray::RayTrainWorker",
+    "overseer of the distillers": "ray::TrainController",
+    "controller": "ray::ControllerService",
+}
 
 
 class Run:
@@ -92,7 +97,7 @@ class Run:
             self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
-        _, left = psutil.wait_procs(self._seen, timeout=20)
+        left = survivors(self._seen)
         for orphan in left:
             orphan.kill()
         return left
@@ -104,6 +109,21 @@ class Run:
             return []
         self._seen.update(children)
         return children
+
+
+def survivors(processes: Iterable[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
+    """Those that still live after so long; a zombie does not, nobody may ever bury it."""
+    deadline, left = time.monotonic() + seconds, list(processes)
+    while (left := [each for each in left if _lives(each)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from tests.buffer.servers import TcpServer
+from tests.integration.conftest import survivors
 from tests.integration.ray_nodes import RayNodes
 from tests.integration.test_cluster import redis_server, settings, status, until
 
@@ -51,7 +51,7 @@ def test_a_node_that_dies_takes_no_run_with_it(
 ) -> None:
     worker = nodes.add(cpus=2)
     out = tmp_path / "out"
-    budget = {"run.seconds": None, "run.steps": 1500, "synthesizer.actors": 4}
+    budget = {"run.seconds": None, "run.steps": 3000, "synthesizer.actors": 4}
     submit(
         nodes,
         "node",
@@ -60,20 +60,50 @@ def test_a_node_that_dies_takes_no_run_with_it(
         **{"teacher.weights": str(digits_teacher), "buffer.url": redis_server.url},
     )
 
-    def places() -> set[str]:
+    def pids() -> set[int]:
         found = status(nodes, "node").get("synthesizers", [])
-        running = [each for each in found if each["state"] == "running"]
-        return {each["node"] for each in running} if len(running) == 4 else set()
+        running = {each["pid"] for each in found if each["state"] == "running"}
+        return running if len(running) == 4 else set()
 
-    assert len(until(places)) == 2
+    before = until(pids)
     until(lambda: learnt(out, 100))
+    victims = worker.processes()
+    dead = before & {process.pid for process in victims}
+    assert 0 < len(dead) < 4, "synthesizers are on both nodes"
     worker.kill()
+    assert survivors(victims) == []
     nodes.add(cpus=2)
+    until(lambda: (now := pids()) and not now & dead)
     until(lambda: status(nodes, "node")["job_status"] == "SUCCEEDED", 300)
     result = json.loads((out / "result.json").read_text())
-    assert result["synthesizer_restarts"] >= 1
-    assert result["student_steps"] == 1500
+    assert result["synthesizer_restarts"] >= len(dead)
+    assert result["student_steps"] == 3000
     assert result["student_accuracy"] > 60
+
+
+def test_a_training_that_finds_no_node_any_more_ends_in_an_error(
+    nodes: RayNodes, redis_server: TcpServer, digits_teacher: Path, tmp_path: Path
+) -> None:
+    worker = nodes.add(cpus=2)
+    nodes.wait_for_all()
+    out = tmp_path / "out"
+    submit(
+        nodes,
+        "homeless",
+        out,
+        **{"run.seconds": None, "run.steps": 1_000_000, "distiller.cpus": 1.5},
+        **{"distiller.max_waiting_seconds": 5, "buffer.url": redis_server.url},
+        **{"teacher.weights": str(digits_teacher)},
+    )
+    until(lambda: learnt(out, 100))
+    victims = worker.processes()
+    worker.kill()
+    assert survivors(victims) == []
+    until(lambda: status(nodes, "homeless")["job_status"] == "FAILED", 150)
+    assert "the training has reported nothing for 60 s" in " ".join(
+        nodes.command("logs", "homeless").stdout.split()
+    )
+    assert (out / "student.safetensors").stat().st_size > 0
 
 
 @pytest.mark.parametrize("keeps_data", [True, False])
@@ -93,18 +123,30 @@ def test_a_redis_that_is_restarted_takes_no_run_with_it(
         **budget,
         **{"teacher.weights": str(digits_teacher), "buffer.url": redis_server.url},
     )
+    client = redis.Redis.from_url(redis_server.url)
+
+    def held(key: str, field: str) -> float:
+        return float(client.hget(f"{{ssdkd:redis:0}}:{key}", field) or 0)
+
     until(lambda: learnt(out, 100))
     if keeps_data:
         redis_server.save()
+    incarnation, dead = held("meta", "incarnation"), redis_server.pid
     redis_server.stop()
+    assert not psutil.pid_exists(dead)
     redis_server.start()
+    assert redis_server.pid != dead
+    until(lambda: held("meta", "incarnation"))
+    assert (held("meta", "incarnation") == incarnation) is keeps_data
+    again = held("counters", "inserted")
+    until(lambda: held("counters", "inserted") > again)
     until(lambda: status(nodes, "redis")["job_status"] == "SUCCEEDED", 300)
     result = json.loads((out / "result.json").read_text())
     assert result["student_steps"] == 1200
     assert result["student_accuracy"] > 60
 
 
-def test_a_controller_that_is_killed_goes_on_from_its_journal(
+def test_a_controller_and_a_desk_that_are_killed_go_on(
     nodes: RayNodes, redis_server: TcpServer, digits_teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -122,14 +164,15 @@ def test_a_controller_that_is_killed_goes_on_from_its_journal(
         return path.read_text().count(f'"event": "{kind}"') if path.exists() else 0
 
     until(lambda: events("decision") >= 1)
-    victims = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [""])[0].startswith("ray::ControllerService")
-    ]
-    assert len(victims) == 1
-    os.kill(victims[0].pid, signal.SIGKILL)
+    (victim,) = nodes.find("ray::ControllerService")
+    (desk,) = nodes.find("ray::Desk")
+    for process in (victim, desk):
+        process.kill()
+    assert survivors([victim, desk]) == []
     until(lambda: events("start") == 2)
+    (successor,) = nodes.find("ray::ControllerService")
+    assert successor.pid != victim.pid
+    until(lambda: status(nodes, "controller").get("step"))
     before = events("decision")
     until(lambda: events("decision") > before)
     until(lambda: status(nodes, "controller")["job_status"] == "SUCCEEDED", 300)
@@ -147,6 +190,7 @@ def test_a_run_goes_on_in_another_cluster_when_its_head_has_died(
         "teacher.weights": str(digits_teacher),
         "buffer.url": redis_server.url,
     }
+    drivers: list[psutil.Process] = []
     for number in range(2):
         with (
             tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
@@ -156,8 +200,11 @@ def test_a_run_goes_on_in_another_cluster_when_its_head_has_died(
             if number == 0:
                 until(lambda: learnt(out, 300))
                 until(lambda: any((out / "checkpoints").rglob("student.safetensors")))
+                drivers = nodes.find("deploy.pipeline")
             else:
                 until(lambda nodes=nodes: status(nodes, "head")["job_status"] == "SUCCEEDED", 300)
+        assert survivors(drivers) == []
+    assert drivers
     result = json.loads((out / "result.json").read_text())
     assert result["attempts"] == 2
     assert result["student_steps"] == 1200

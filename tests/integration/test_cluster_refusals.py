@@ -19,7 +19,7 @@ from tests.buffer.servers import TcpServer, free_port
 from tests.integration.ray_nodes import RAY, RayNodes
 from tests.integration.test_cluster import settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(180)]
 
 SECONDS = 60.0
 # Runs a command that finds a folder empty, without asking who runs the tests.
@@ -185,9 +185,7 @@ def test_what_one_node_has_and_another_does_not_is_named(
     ), done.stdout
 
 
-@pytest.mark.parametrize(
-    "service", ["synthesizer", pytest.param("distiller", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("service", ["synthesizer", "distiller"])
 def test_a_gpu_that_no_node_has_is_not_waited_for(place: Place, service: str) -> None:
     done = run(place, *submit(place, "gpu", **{f"{service}.gpus": 1, "run.nodes_seconds": 1}))
     assert re.fullmatch(
@@ -242,7 +240,6 @@ def test_a_cluster_is_not_joined_without_its_token(place: Place, token: str | No
     assert "or not to our token" in error(done.stderr)
 
 
-@pytest.mark.slow
 def test_a_cluster_is_not_what_answers_otherwise(place: Place) -> None:
     done = run(place, *join(place, f"127.0.0.1:{place.redis.port}"))
     assert "no Ray cluster of this version answers there" in error(done.stderr)

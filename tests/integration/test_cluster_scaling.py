@@ -81,7 +81,7 @@ def test_a_training_takes_the_room_there_is_and_leaves_that_of_synthesizers(
 
     def steps_of(workers: int) -> bool:
         """Whether so many are at work, and how far they got shows that they are."""
-        found = len(nodes.processes("ray::RayTrainWorker")) == workers
+        found = len(nodes.find("ray::RayTrainWorker")) == workers
         return found and status(nodes, "elastic").get("phase") == "distilling"
 
     until(lambda: steps_of(1))
@@ -99,7 +99,7 @@ def test_a_training_takes_the_room_there_is_and_leaves_that_of_synthesizers(
     until(lambda: steps_of(1))
     until(lambda: status(nodes, "elastic")["attempt"] > attempt)
     second.kill()
-    until(lambda: len(nodes.processes("ray::SynthesizerService")) == 1)
+    until(lambda: len(nodes.find("ray::SynthesizerService")) == 1)
     step = status(nodes, "elastic")["step"]
     until(lambda: steps_of(1) and status(nodes, "elastic")["step"] > step)
     assert nodes.command("stop", "elastic").returncode == 0

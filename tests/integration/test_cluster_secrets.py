@@ -18,7 +18,7 @@ from tests.deploy.manifests import make_secrets
 from tests.integration.ray_nodes import RayNodes
 from tests.integration.test_cluster import settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(300)]
 
 SHOWN = (
     "/api/jobs/",

@@ -38,6 +38,7 @@ from distiller.config import DistillerFile
 from distiller.networks import digits_cnn
 from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit, ray_trainer
 from distiller.tally import Origin
+from tests.integration.conftest import survivors
 
 pytestmark = [
     pytest.mark.integration,
@@ -132,14 +133,15 @@ def until_a_step(replay: ReplayBuffer, running: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def workers() -> list[psutil.Process]:
-    """The processes of this test's Ray Train workers."""
+def processes(title: str) -> list[psutil.Process]:
+    """The processes of this test's Ray actors of a class."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    return [child for child in children if title in " ".join(child.cmdline())]
 
 
-def test_a_killed_worker_resumes_from_its_checkpoint(
-    make_config: Configure, server: RedisServer, train: Train, tmp_path: Path
+@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
+def test_a_killed_process_resumes_from_its_checkpoint(
+    make_config: Configure, server: RedisServer, train: Train, tmp_path: Path, title: str
 ) -> None:
     config = make_config(
         "run.steps=1500", "distiller.checkpoint_seconds=0.5", "distiller.snapshot_seconds=0.2"
@@ -149,8 +151,9 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
     committed = out / CHECKPOINTS / "distiller" / "checkpoint_manager_snapshot.json"
     while not training.done() and not committed.exists():
         time.sleep(0.02)
-    (worker,) = workers()
-    worker.send_signal(signal.SIGKILL)
+    (victim,) = processes(title)
+    victim.kill()
+    assert survivors([victim]) == []
     metrics = training.result()
     assert metrics["student_steps"] == 1500
     progress = replay.progress()

@@ -18,6 +18,7 @@ from buffer.config import BufferTable
 from buffer.lease import RunLease
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
+from tests.integration.conftest import survivors
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -76,25 +77,32 @@ def test_a_job_empties_the_buffer_of_an_earlier_run_but_not_of_a_live_one(
     assert json.loads((tmp_path / "done/result.json").read_text())["student_steps"] == 50
 
 
+@pytest.mark.slow
 def test_a_killed_synthesizer_does_not_end_the_run(start_run: StartRun) -> None:
     run = start_run(*steps(700))
     run.until(run.reached(5))
     (victim,) = run.find("synthesizer")
-    victim.send_signal(signal.SIGKILL)
+    victim.kill()
+    assert survivors([victim]) == []
+    run.until(lambda: bool(run.find("synthesizer")))
+    assert run.find("synthesizer") != [victim]
     result, _ = run.end()
     assert result["synthesizer_restarts"] == 1
     assert result["student_steps"] == 700
     assert result["student_accuracy"] > 20
 
 
+@pytest.mark.slow
 def test_a_killed_distiller_worker_resumes_from_its_checkpoint(start_run: StartRun) -> None:
     run = start_run(*steps(100_000))  # however fast the machine is, it is at work when killed
     run.until(lambda: any((run.out / "checkpoints").rglob("student.safetensors")))
     run.until(run.reached(20))
     time.sleep(3)  # the checkpoint is committed at Ray Train's next health check
     (victim,) = run.find("distiller")
-    victim.send_signal(signal.SIGKILL)
+    victim.kill()
+    assert survivors([victim]) == []
     run.until(lambda: run.journal()[-1]["version"][0] == 2)
+    assert victim not in run.find("distiller")
     reached = run.journal()[-1]["version"][1]
     run.until(run.reached(reached + 50))
     os.killpg(run.process.pid, signal.SIGTERM)

@@ -28,8 +28,8 @@ def killed(run: Any) -> None:
     run.until(lambda: any((saved / "distiller").rglob("student.safetensors")))
     run.find("synthesizer")  # notes all that it has started, which Ray ends in its own time
     run.process.send_signal(signal.SIGKILL)
-    run.process.wait()
-    run.clean_up()
+    assert run.process.wait() == -signal.SIGKILL
+    assert run.clean_up() == [], "these outlived their pipeline"
 
 
 def test_a_killed_run_goes_on_with_its_student_and_its_buffer(start_run: StartRun) -> None:
@@ -52,6 +52,7 @@ def test_a_killed_run_goes_on_with_its_student_and_its_buffer(start_run: StartRu
     assert "has finished: there is nothing to resume" in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_a_buffer_on_a_server_that_stayed_is_kept(start_run: StartRun) -> None:
     with RedisServer.start() as server:
         settings = (*BUDGET, "synthesizer.checkpoint_seconds=1", f"buffer.url={server.url}")
