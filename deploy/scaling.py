@@ -14,8 +14,9 @@ WINDOW_SECONDS = 15.0
 PAUSE_SECONDS = 30.0
 STARVED = 0.15
 """From this share of waiting on, a side is short of the other's work."""
-CONTENT = 0.05
-"""Up to this share, a side has all it needs."""
+LONGER = 3.0
+"""So many times as long as the other side it waits: both wait a little, were it only for the
+network and for a processor."""
 AGREEING_WINDOWS = 2
 
 
@@ -59,7 +60,7 @@ class Autoscaler:
         if now - begun < WINDOW_SECONDS:
             return held
         self._window = (now, synthesizers, distillers)
-        direction = _direction(_share(then, synthesizers), _share(before, distillers))
+        direction = _direction(held, _share(then, synthesizers), _share(before, distillers))
         self._agreed = self._agreed + 1 if direction == self._direction else 1
         self._direction = direction
         if direction == 0 or self._agreed < AGREEING_WINDOWS:
@@ -76,12 +77,12 @@ def _share(before: Seconds, after: Seconds) -> float | None:
     return waiting / (busy + waiting) if busy >= 0 and waiting >= 0 and busy + waiting > 0 else None
 
 
-def _direction(synthesizers: float | None, distillers: float | None) -> int:
-    """1 for more synthesizers, -1 for fewer, 0 for as many."""
+def _direction(present: int, synthesizers: float | None, distillers: float | None) -> int:
+    """1 for more synthesizers, -1 for fewer if those can do the work, 0 for as many."""
     if synthesizers is None or distillers is None:
         return 0
-    if distillers >= STARVED and synthesizers <= CONTENT:
+    if distillers >= max(STARVED, LONGER * synthesizers):
         return 1
-    if synthesizers >= STARVED and distillers <= CONTENT:
+    if synthesizers >= max(STARVED, LONGER * distillers, 1 / present):
         return -1
     return 0

@@ -43,10 +43,22 @@ def test_synthesizers_that_wait_become_fewer_and_no_fewer_than_allowed() -> None
     assert sorted(set(seen), reverse=True) == [4, 3, 2]
 
 
-@pytest.mark.parametrize("shares", [(0.0, 0.0), (0.1, 0.1), (0.5, 0.5), (0.04, 0.14)])
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (0.1, 0.1), (0.5, 0.5), (0.04, 0.14), (0.3, 0.2)])
 def test_nothing_changes_while_both_have_enough_or_both_wait(shares: tuple[float, float]) -> None:
     run = Simulation(1, 8, 4)
     assert {run.look(*shares) for _ in range(20)} == {4}
+
+
+def test_a_side_that_waits_a_little_hides_not_that_the_other_waits_much() -> None:
+    run = Simulation(1, 2, 2)
+    assert [run.look(0.77, 0.22) for _ in range(5)][-1] == 1
+
+
+def test_nobody_leaves_whose_work_the_others_could_not_do() -> None:
+    run = Simulation(1, 8, 2)
+    assert {run.look(0.3, 0.0) for _ in range(20)} == {2}
+    run = Simulation(1, 8, 4)
+    assert {run.look(0.3, 0.0) for _ in range(20)} >= {3}
 
 
 def test_changes_of_direction_within_two_windows_change_nothing() -> None:
