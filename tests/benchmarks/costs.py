@@ -111,23 +111,25 @@ def show(setting: Setting, found: dict[str, Cost], servers: int) -> None:
         each = "" if "snapshot" in name else f"{1e6 * cost['cpu'] / setting.batch:.1f}"
         moved = (f"{cost[key] / 1000:,.1f}" for key in ("in", "out"))
         row(name, f"{1000 * cost['cpu']:.2f}", each, *moved)
-    print(f"\nServed by {FULL:.0%} of a core of each, and by 10 Gbit/s to each, one kind alone:\n")
+    print(f"\nServed with a server busy for {FULL:.0%}, or at 10 Gbit/s, of one kind alone:\n")
     row("", "by cores", "images a second", "by the network")
     row(*["---"] * 4)
     for name in ("a round", "a step, all fetched", "a step, all in the cache"):
-        often, cpu, data = load(found, name)
+        often, cpu, data = load(found, name, servers)
         who = name.replace("a round", "synthesizers").replace("a step", "distillers")
-        most = servers * FULL / cpu
-        images = f"{most * often * setting.batch:,.0f}"
-        row(who, f"{most:,.0f}", images, f"{servers * NETWORK / data:,.0f}")
+        most = FULL / cpu
+        row(who, f"{most:,.0f}", f"{most * often * setting.batch:,.0f}", f"{NETWORK / data:,.0f}")
 
 
-def load(found: dict[str, Cost], name: str) -> tuple[float, float, float]:
-    """Of one worker, a second: rounds or steps, cores, bytes in the direction that takes more."""
+def load(found: dict[str, Cost], name: str, servers: int) -> tuple[float, float, float]:
+    """Of one worker, a second: rounds or steps, cores and bytes (one way) of the busiest server.
+
+    That is the first one: student snapshots are nowhere else.
+    """
     cost, rare = found[name], found["a student snapshot"]
     often = 1.0 / (ROUND_SECONDS if name == "a round" else STEP_SECONDS)
     seldom = 1.0 / SNAPSHOT_SECONDS if name == "a round" else 0.0
-    spent = {key: often * cost[key] + seldom * rare[key] for key in ("cpu", "in", "out")}
+    spent = {key: often * cost[key] / servers + seldom * rare[key] for key in ("cpu", "in", "out")}
     return often, spent["cpu"], max(spent["in"], spent["out"])
 
 

@@ -31,6 +31,7 @@ from synthesizer.config import SynthesizerFile
 from tests.benchmarks.contenders.simulated import (
     LARGE,
     ROUND_SECONDS,
+    SHIPPED,
     SMALL,
     SNAPSHOT_SECONDS,
     STEP_SECONDS,
@@ -44,6 +45,7 @@ from tests.benchmarks.contenders.simulated_distiller import Window, distil
 from tests.buffer.servers import TcpServer
 
 COUNTS = (1, 2, 4, 8, 16)
+INVERTED = (SHIPPED, SMALL, LARGE)
 STATUS_SECONDS = 2.0
 """Between two questions to each actor, as the supervisor asks."""
 
@@ -112,11 +114,11 @@ def inversion(server: TcpServer, folder: Path, quick: bool) -> None:
         object_store_memory=100 << 20,
     )
     try:
-        for setting in (SMALL, LARGE):
+        for setting in INVERTED:
             config = configuration(setting, folder, ROUND_SECONDS)
             with closing(connect(config.buffer, url=server.url, run=config.run.name)) as replay:
                 with student(config, replay):
-                    rates = grow(config, server.url, folder, 5.0 if quick else 12.0)
+                    rates = grow(config, server.url, folder, 5.0 if quick else 10.0)
                 replay.reset()
             rates.table(f"Inversion, {setting.title}", "actors", setting.batch)
     finally:
@@ -130,7 +132,7 @@ def grow(config: SynthesizerFile, url: str, folder: Path, seconds: float) -> Rat
 
     from synthesizer.service import start
 
-    checkpoints = folder / config.run.name
+    checkpoints = Path(tempfile.mkdtemp(dir=folder))
     rates, meter = Rates(), Meter(url)
     # An actor does nothing before it is told to run.
     actors = [
@@ -186,7 +188,7 @@ def distillation(server: TcpServer, folder: Path, quick: bool) -> None:
     ):
         config = configuration(setting, folder, 0.0, cache_mebibytes=cache)
         with closing(filled(config, server.url)) as replay:
-            window = Window(4.0 if quick else 9.0, step_seconds, setting.batch)
+            window = Window(4.0 if quick else 6.0, step_seconds, setting.batch)
             rates = take_turns(config, server.url, replay, window, 1 if quick else 3)
             replay.reset()
         cached = "every image from the cache" if cache else "every image fetched"

@@ -50,20 +50,19 @@ def distil(orders: Connection, table: dict[str, Any], url: str, run: str, warmin
     for _ in range(warming // 256):
         replay.sample(256, counted=False)
     orders.send("ready")
-    attempt = 0
     while (window := orders.recv()) is not None:
-        attempt += 1
+        seed = time.monotonic_ns()
         loader = ReplayLoader(
-            replay, batch_size=window.batch, prefetch=2, seed=attempt, max_waiting_seconds=60.0
+            replay, batch_size=window.batch, prefetch=2, seed=seed, max_waiting_seconds=60.0
         )
         pusher = PriorityPusher(replay, limit=PUSHES_AHEAD)
         with loader, pusher:
-            worked = train(loader, pusher, window, attempt)
+            worked = train(loader, pusher, window)
         orders.send(worked)
     replay.close()
 
 
-def train(loader: ReplayLoader, pusher: PriorityPusher, window: Window, attempt: int) -> Worked:
+def train(loader: ReplayLoader, pusher: PriorityPusher, window: Window) -> Worked:
     """Takes batches and pushes priorities, one window long."""
     rng, begun = np.random.default_rng(), time.monotonic()
     ends: list[float] = []
@@ -73,8 +72,9 @@ def train(loader: ReplayLoader, pusher: PriorityPusher, window: Window, attempt:
             continue
         time.sleep(window.step_seconds)
         priorities = batch.weights * rng.lognormal(size=window.batch)
-        pusher.push(batch.identities, priorities, Version(attempt, len(ends) + 1))
         ends.append(time.monotonic())
+        # By the clock, which all share: workers of one student are at the same step.
+        pusher.push(batch.identities, priorities, Version(1, int(ends[-1] / window.step_seconds)))
     counted = [end for end in ends if end - begun > SETTLE_SECONDS]
     rate = (len(counted) - 1) / (counted[-1] - counted[0]) if len(counted) > 1 else 0.0
     return Worked(len(ends), rate)
