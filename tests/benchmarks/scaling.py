@@ -67,9 +67,11 @@ def student(config: SynthesizerFile, replay: Replay) -> Iterator[None]:
 
     thread = threading.Thread(target=publish)
     thread.start()
-    yield
-    ended.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Rates:
@@ -193,7 +195,7 @@ def distillation(server: TcpServer, folder: Path, quick: bool) -> None:
             replay.reset()
         cached = "every image from the cache" if cache else "every image fetched"
         title = f"Distillation, {setting.title}, {cached}, steps of {1000 * step_seconds:.0f} ms"
-        rates.table(title, "distillers", setting.batch, "priorities not pushed, %")
+        rates.table(title, "distillers", setting.batch, "updates lost, %")
 
 
 def take_turns(
