@@ -94,14 +94,14 @@ def test_a_server_that_falls_silent_is_not_waited_for(
     answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = answering(200, json.dumps({"ray_version": ray.__version__}).encode())
-    client = jobs._client(address)
+    server = JobServer(address)
     monkeypatch.setattr(jobs, "REQUEST_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        client._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(SsdkdError, match="does not answer any more"):
-            client.list_jobs()
+        server._client._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SsdkdError, match="the job server at .*: .*timed out"):
+            server.find("a")
 
 
 def test_another_server_is_no_job_server(tmp_path: Path) -> None:
