@@ -100,7 +100,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         server._client._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(SsdkdError, match="the job server at .*: .*timed out"):
+        with pytest.raises(SsdkdError, match=r"the job server at .*: .*timed out"):
             server.find("a")
 
 
