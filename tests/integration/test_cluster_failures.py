@@ -14,7 +14,7 @@ import redis
 
 from tests.buffer.servers import TcpServer
 from tests.integration.conftest import survivors
-from tests.integration.ray_nodes import RayNodes
+from tests.integration.ray_nodes import RAY, RayNodes
 from tests.integration.test_cluster import redis_server, settings, status, until
 
 __all__ = ["redis_server"]
@@ -33,6 +33,22 @@ def nodes() -> Iterator[RayNodes]:
 def submit(nodes: RayNodes, name: str, out: Path, **more: Any) -> None:
     sent = nodes.command("submit", "digits", "--out", str(out), *settings(name=name, **more))
     assert sent.returncode == 0, sent.stderr
+
+
+def submit_with_ray(nodes: RayNodes, name: str, out: Path, **more: Any) -> None:
+    """As one does who has Ray alone; by the job's metadata ``ssdkd`` finds the run."""
+    done = subprocess.run(
+        [
+            *(RAY, "job", "submit", "--address", nodes.address, "--no-wait"),
+            *("--metadata-json", json.dumps({"ssdkd_run": name}), "--"),
+            *("python", "-m", "deploy.pipeline", "--config", "digits", "--out", str(out)),
+            *settings(name=name, **more),
+        ],
+        env=nodes.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def journal(out: Path) -> list[dict[str, Any]]:
@@ -196,12 +212,13 @@ def test_a_run_goes_on_in_another_cluster_when_its_head_has_died(
             tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
             RayNodes(Path(folder), head_cpus=2) as nodes,
         ):
-            submit(nodes, "head", out, **sets)
             if number == 0:
+                submit(nodes, "head", out, **sets)
                 until(lambda: learnt(out, 300))
                 until(lambda: any((out / "checkpoints").rglob("student.safetensors")))
                 drivers = nodes.find("deploy.pipeline")
             else:
+                submit_with_ray(nodes, "head", out, **sets)
                 until(lambda nodes=nodes: status(nodes, "head")["job_status"] == "SUCCEEDED", 300)
         assert survivors(drivers) == []
     assert drivers
