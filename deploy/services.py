@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from buffer.addresses import redis_url
 from buffer.connect import connect
+from buffer.controller.service import end as end_controller
 from buffer.controller.service import start as start_controller
 from buffer.errors import (
     BufferUnavailable,
@@ -179,7 +179,9 @@ class _Pipeline:
         """Starts the services, waits for the student, stops the services."""
         config = self._config
         controller = (
-            _Controller(config, self._url, self._out) if config.controller.policy != "off" else None
+            None
+            if config.controller.policy == "off"
+            else start_controller(config, url=self._url, log=self._out / "controller.jsonl")
         )
         self._supervisor.start()
         self._reserve()
@@ -201,7 +203,7 @@ class _Pipeline:
             if self._reservation is not None:
                 self._reservation.end()
             if controller is not None:
-                self._outcome.controller_failure = controller.end()
+                self._outcome.controller_failure = end_controller(*controller)
 
     def _train(self) -> Any:
         return fit(
@@ -282,25 +284,3 @@ class _Pipeline:
         )
         if wanted != self._supervisor.wanted:
             self._supervisor.scale(wanted)
-
-
-class _Controller:
-    """The controller of a run."""
-
-    def __init__(self, config: PipelineConfig, url: str, out: Path) -> None:
-        self._actor, self._run = start_controller(config, url=url, log=out / "controller.jsonl")
-
-    def end(self) -> str | None:
-        """Lets it finish its decision and ends it; why it had ended before, if it had."""
-        failure = None
-        try:
-            ended, _ = ray.wait([self._run], timeout=0)
-            ray.get(ended)
-            ray.get(self._actor.stop.remote(), timeout=5.0)
-        except ray.exceptions.GetTimeoutError:
-            logger.info("the controller was busy for too long, its decision is not waited for")
-        except ray.exceptions.RayError as error:
-            failure = str(error)
-            logger.error("the controller failed, the last parameters stayed in force: %s", error)
-        ray.kill(self._actor)
-        return failure
