@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,12 @@ def until_a_step(replay: ReplayBuffer, running: Callable[[], bool]) -> None:
 
 def processes(title: str) -> list[psutil.Process]:
     """The processes of this test's Ray actors of a class."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if title in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just died
+            if title in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_a_killed_worker_resumes_from_its_checkpoint(

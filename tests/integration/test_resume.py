@@ -13,7 +13,7 @@ import pytest
 from buffer.connect import connect
 from buffer.server import RedisServer
 from deploy.config import load, locate
-from tests.integration.conftest import survivors
+from tests.integration.conftest import QUICK, survivors
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
@@ -63,7 +63,7 @@ def test_a_buffer_on_a_server_that_stayed_is_kept(start_run: StartRun) -> None:
         state = json.loads((first.out / "checkpoints/pipeline.json").read_text())
         second = start_run(*settings, resume=first)
         result, printed = second.end()
-        config = load(locate("digits"), settings)
+        config = load(locate("digits"), [*QUICK, *settings])
         with closing(connect(config.buffer, url=server.url, run=config.run.name)) as replay:
             updates = replay.info().updates
     assert updates.applied > 0
