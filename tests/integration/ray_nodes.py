@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -102,7 +101,10 @@ class RayNodes:
         self.close()
 
     def add(self, *, cpus: int, inside: Sequence[str] = ()) -> Node:
-        """Starts a worker node; ``inside`` a command that runs the command behind it."""
+        """Starts a worker node; ``inside`` a command that runs the command behind it.
+
+        Returns when it is there: two that begin at once take the same names in Ray's folder.
+        """
         options = [
             *(f"--address={self.gcs}", f"--num-cpus={cpus}"),
             # An address of its own, as other machines would have.
@@ -111,23 +113,12 @@ class RayNodes:
         log = self._folder / f"node{len(self.nodes)}.log"
         node = Node(options, self.environment, log, inside=inside)
         self.nodes.append(node)
-        return node
-
-    def wait_for_all(self) -> None:
-        """Until all nodes that were added are there."""
         deadline = time.monotonic() + START_SECONDS
-        while self._alive() < len(self.nodes):
-            logs = "\n".join(node.log() for node in self.nodes)
-            assert time.monotonic() < deadline, logs
-            time.sleep(0.5)
-
-    def _alive(self) -> int:
-        request = urllib.request.Request(
-            self.address + "/nodes?view=summary", headers={"Authorization": f"Bearer {self.token}"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            found = json.loads(answer.read())["data"]["summary"]
-        return sum(node["raylet"].get("state") == "ALIVE" for node in found)
+        while "Ray runtime started" not in node.log():
+            assert node.process.poll() is None, node.log()
+            assert time.monotonic() < deadline, node.log()
+            time.sleep(0.2)
+        return node
 
     def close(self) -> None:
         """Kills all nodes, the head last, and the jobs, which are in groups of their own."""

@@ -44,7 +44,6 @@ def nodes() -> Iterator[RayNodes]:
     ):
         nodes.add(cpus=1)
         nodes.add(cpus=1)
-        nodes.wait_for_all()
         yield nodes
 
 

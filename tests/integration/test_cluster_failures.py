@@ -102,7 +102,6 @@ def test_a_training_that_finds_no_node_any_more_ends_in_an_error(
     nodes: RayNodes, redis_server: TcpServer, digits_teacher: Path, tmp_path: Path
 ) -> None:
     worker = nodes.add(cpus=2)
-    nodes.wait_for_all()
     out = tmp_path / "out"
     submit(
         nodes,

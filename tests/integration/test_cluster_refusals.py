@@ -54,7 +54,6 @@ def place(digits_teacher: Path) -> Iterator[Place]:
         try:
             with RayNodes(folder, head_cpus=1) as nodes:
                 nodes.add(cpus=1, inside=inside if apart else ())
-                nodes.wait_for_all()
                 yield Place(nodes, redis, digits_teacher, hidden, apart)
         finally:
             redis.stop()

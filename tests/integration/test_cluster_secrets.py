@@ -55,7 +55,6 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
             RayNodes(Path(name), head_cpus=0, head_environment={"SSDKD_REDIS_URL": url}) as nodes,
         ):
             nodes.add(cpus=2)
-            nodes.wait_for_all()
             yield Guarded(nodes, redis, Path(name) / "ray", list(passwords.values()))
     finally:
         redis.stop()
