@@ -129,12 +129,7 @@ def await_nodes(
             if interrupted():
                 raise Interrupted("the run was interrupted before nodes came; nothing was started")
             if time.monotonic() > deadline:
-                who, what = missing
-                raise ConfigError(
-                    f"{what}, none came within run.nodes_seconds ({config.run.nodes_seconds:g}), "
-                    f"the {who} would wait forever; add such a node, or ask for less; the nodes "
-                    f"have {_described()}"
-                )
+                raise ConfigError(_nobody_has(*missing, config.run))
             time.sleep(LOOK_SECONDS)
     finally:
         # What waits for its place is what an autoscaler goes by from here on, or nothing is.
@@ -152,18 +147,27 @@ def _obstacle(url: str, out: str, files: Mapping[str, str]) -> str | None:
     return unreachable(url)
 
 
-def _missing(actor: Amounts, workers: Several) -> tuple[str, str] | None:
-    """Who has no room, and why; ``None`` if all have that are needed."""
+def _missing(actor: Amounts, workers: Several) -> tuple[str, str, str] | None:
+    """Who has no room, by which settings, for what; ``None`` if all have that are needed."""
     nodes = {node["NodeID"]: node["Resources"] for node in _nodes()}
     for service, need in {"synthesizer": actor, "distiller": workers.need}.items():
         if not any(room(there, need) for there in nodes.values()):
-            return service, f"{service}.cpus, {service}.gpus: no node has {_amounts(need)}"
+            return service, f"{service}.cpus, {service}.gpus", _amounts(need)
     if hosts(actor, nodes, taken=(), beside=workers):
         return None
     return (
         "run",
-        f"distiller.workers ({workers.count}): no node has room for the last of a synthesizer "
-        f"({_amounts(actor)}) and {workers.count} x distiller ({_amounts(workers.need)})",
+        f"distiller.workers ({workers.count})",
+        f"room for the last of a synthesizer ({_amounts(actor)}) and {workers.count} x distiller "
+        f"({_amounts(workers.need)})",
+    )
+
+
+def _nobody_has(who: str, settings: str, what: str, run: RunTable) -> str:
+    return (
+        f"{settings}: no node has {what}, none came within run.nodes_seconds "
+        f"({run.nodes_seconds:g}), the {who} would wait forever; add such a node, or ask for less; "
+        f"the nodes have {_described()}"
     )
 
 
