@@ -33,6 +33,8 @@ EXPIRY_SECONDS = 60.0
 """What is held for a pipeline that has died is free after so long."""
 RENEWAL_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+"""Nodes and places are looked at so often at most, however many actors ask at once."""
 TRACE = 0.001
 """Of the resource that only one node has: so much of it says where a place is."""
 
@@ -51,6 +53,9 @@ class Places:
         self._need, self._training = dict(need), training
         self._groups: dict[int, PlacementGroup] = {}
         self._wishes: dict[int, str] = {}
+        self._looked = float("-inf")
+        self._nodes: list[dict[str, Any]] = []
+        self._tables: dict[str, dict[str, Any]] = {}
 
     def of(self, number: int) -> PlacementGroupSchedulingStrategy | None:
         """The place of an actor that is to be started; ``None`` as long as it has none: ask again.
@@ -59,10 +64,12 @@ class Places:
         started again, whoever still waits would take their room. One that has come to be where
         they need it, since nodes died, is given up.
         """
+        self._look()
         decided = self._decided()
         taken = self._wishes | decided
         mine = taken.pop(number, None)
-        found = hosts(self._need, _nodes(), taken.values(), self._training)
+        nodes = {node["NodeID"]: node["Resources"] for node in self._nodes if node["Alive"]}
+        found = hosts(self._need, nodes, taken.values(), self._training)
         if mine not in found:
             self.give_up(number)
             if found:
@@ -83,11 +90,9 @@ class Places:
 
         Thread-safe.
         """
+        self._look()
         decided = self._decided()
-        addresses = {
-            node["NodeID"]: node["NodeManagerAddress"]
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-        }
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in self._nodes}
         found = []
         for number in sorted(self._groups.copy().keys() | range(wanted)):
             node = decided.get(number)
@@ -102,12 +107,18 @@ class Places:
             [self._need], strategy="STRICT_PACK", _soft_target_node_id=node
         )
 
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            self._tables = placement_group_table()
+            self._looked = now
+
     def _decided(self) -> dict[int, str]:
         """The nodes of the places that are there."""
-        groups, tables = self._groups.copy(), placement_group_table()
         found = {}
-        for number, group in groups.items():
-            table = tables.get(group.id.hex(), {})
+        for number, group in self._groups.copy().items():
+            table = self._tables.get(group.id.hex(), {})
             if table.get("state") == "CREATED":
                 (found[number],) = table["bundles_to_node_id"].values()
         return found
@@ -151,12 +162,3 @@ class Reservation:
     def end(self) -> None:
         """Frees what was held."""
         self._coordinator.cancel_request.remote(self._requester)
-
-
-def _nodes() -> dict[str, Amounts]:
-    """What each node has that is alive."""
-    return {
-        node["NodeID"]: node["Resources"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    }

@@ -31,7 +31,7 @@ MAX_DEATHS = 8
 """Deaths of one actor, without five healthy minutes between them, before its quarantine."""
 HEALTHY_SECONDS = 300.0
 STATUS_SECONDS = 2.0
-ROOM_SECONDS = 1.0
+ROOM_SECONDS = 0.5
 """Between two looks whether there is room for an actor."""
 DRAIN_SECONDS = 60.0
 """An actor that is not wanted any more may take so long for the round in hand."""
