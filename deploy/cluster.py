@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from buffer.addresses import cluster_address, redis_url
 from buffer.config import RunTable, named_files
 from buffer.connection import Connection
-from buffer.errors import BufferUnavailable, ConfigError, SsdkdError
+from buffer.errors import BufferUnavailable, ConfigError, Interrupted, SsdkdError
 from deploy.config import PipelineConfig
 from deploy.control import namespace
+from deploy.fitting import Amounts, Several, hosts, room
 from deploy.folder import MARK
 from deploy.validate import machine_cpus
-from distiller.service import resources
 
 CHECK_SECONDS = 30.0
 """A node may take so long to start a process that says whether it can work."""
 ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 0.5
 _PLACE = re.compile(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)")
 
 
@@ -49,10 +50,9 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_cpus() -> tuple[float, float]:
-    """CPUs of the cluster, and of its largest node."""
-    cpus = [node["Resources"].get("CPU", 0.0) for node in _nodes()]
-    return sum(cpus), max(cpus, default=0.0)
+def cluster_cpus() -> list[float]:
+    """CPUs of each node."""
+    return [node["Resources"].get("CPU", 0.0) for node in _nodes()]
 
 
 def check_nodes(config: PipelineConfig, url: str, out: Path) -> None:
@@ -103,23 +103,34 @@ def unreachable(url: str) -> str | None:
     return problems[0]
 
 
-def await_nodes(config: PipelineConfig, actor_cpus: float, worker_cpus: float) -> None:
-    """Waits until each service has a node that is large enough, and asks an autoscaler for them.
+def await_nodes(
+    config: PipelineConfig, actor: Amounts, worker: Amounts, *, interrupted: Callable[[], bool]
+) -> None:
+    """Waits for room for the training and one synthesizer, and asks an autoscaler for it.
+
+    Further synthesizers may wait for theirs while the run goes on. What other runs take is not
+    looked at: they end.
+
+    Args:
+        config: says how many workers there are at least, and how long to wait.
+        actor: what one synthesizer needs.
+        worker: what one worker needs.
+        interrupted: whether nobody wants the run any more.
 
     Raises:
-        ConfigError: there is none after ``run.nodes_seconds``.
+        ConfigError: there is no such room after ``run.nodes_seconds``.
+        Interrupted: nobody wants the run any more.
     """
-    needs = {
-        "synthesizer": resources(actor_cpus, config.synthesizer.gpus),
-        "distiller": resources(worker_cpus, config.distiller.gpus),
-    }
+    workers = Several(worker, config.distiller.workers)
     deadline = time.monotonic() + config.run.nodes_seconds
-    request_resources(bundles=list(needs.values()))
+    request_resources(bundles=[dict(actor), *[dict(worker)] * workers.count])
     try:
-        while missing := {s: need for s, need in needs.items() if not _fits_somewhere(need)}:
+        while missing := _missing(actor, workers):
+            if interrupted():
+                raise Interrupted("the run was interrupted before nodes came; nothing was started")
             if time.monotonic() > deadline:
-                raise ConfigError(_nobody_has(*next(iter(missing.items())), config.run))
-            time.sleep(1.0)
+                raise ConfigError(_nobody_has(*missing, config.run))
+            time.sleep(LOOK_SECONDS)
     finally:
         # What waits for its place is what an autoscaler goes by from here on, or nothing is.
         request_resources(bundles=[])
@@ -136,20 +147,32 @@ def _obstacle(url: str, out: str, files: Mapping[str, str]) -> str | None:
     return unreachable(url)
 
 
-def _fits_somewhere(need: Mapping[str, float]) -> bool:
-    return any(
-        all(node["Resources"].get(name, 0.0) >= amount for name, amount in need.items())
-        for node in _nodes()
-    )
-
-
-def _nobody_has(service: str, need: Mapping[str, float], run: RunTable) -> str:
-    wanted = " and ".join(f"{amount:g} {name}" for name, amount in need.items())
+def _missing(actor: Amounts, workers: Several) -> tuple[str, str, str] | None:
+    """Who has no room, by which settings, for what; ``None`` if all have that are needed."""
+    nodes = {node["NodeID"]: node["Resources"] for node in _nodes()}
+    for service, need in {"synthesizer": actor, "distiller": workers.need}.items():
+        if not any(room(there, need) for there in nodes.values()):
+            return service, f"{service}.cpus, {service}.gpus", _amounts(need)
+    if hosts(actor, nodes, taken=(), beside=workers):
+        return None
     return (
-        f"{service}.cpus, {service}.gpus: no node has {wanted}, none came within "
-        f"run.nodes_seconds ({run.nodes_seconds:g}), the {service} would wait forever; add such a "
-        f"node, or ask for less; the nodes have {_described()}"
+        "run",
+        f"distiller.workers ({workers.count})",
+        f"room for the last of a synthesizer ({_amounts(actor)}) and {workers.count} x distiller "
+        f"({_amounts(workers.need)})",
     )
+
+
+def _nobody_has(who: str, settings: str, what: str, run: RunTable) -> str:
+    return (
+        f"{settings}: no node has {what}, none came within run.nodes_seconds "
+        f"({run.nodes_seconds:g}), the {who} would wait forever; add such a node, or ask for less; "
+        f"the nodes have {_described()}"
+    )
+
+
+def _amounts(need: Amounts) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in need.items())
 
 
 def _described() -> str:

@@ -2,14 +2,14 @@
 
 A place is a placement group of one bundle. It is held while its actor is dead, so that a training
 that always asks for more workers cannot take the room before the successor comes; if its node
-dies, Ray moves it. A place that no node has room for waits, and a node autoscaler sees it waiting.
+dies, Ray moves it. One for which there is no room beside the training is not asked for until nodes
+come, which a node autoscaler is told of by the reservation.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from typing import Any
 
 import ray
@@ -27,12 +27,14 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distiller.service import resources
+from deploy.fitting import Amounts, Several, hosts
 
 EXPIRY_SECONDS = 60.0
 """What is held for a pipeline that has died is free after so long."""
 RENEWAL_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+"""Nodes and places are looked at so often at most, however many actors ask at once."""
 TRACE = 0.001
 """Of the resource that only one node has: so much of it says where a place is."""
 
@@ -43,28 +45,43 @@ class Places:
     """The places of numbered actors that all need the same resources.
 
     Args:
-        cpus: of one actor.
-        gpus: of one actor.
+        need: of one actor.
+        training: its workers, for which room is left on the nodes.
     """
 
-    def __init__(self, *, cpus: float, gpus: float = 0.0) -> None:
-        self._resources = resources(cpus, gpus)
+    def __init__(self, need: Amounts, training: Several) -> None:
+        self._need, self._training = dict(need), training
         self._groups: dict[int, PlacementGroup] = {}
-        self._wishes: dict[int, str | None] = {}
+        self._wishes: dict[int, str] = {}
+        self._looked = float("-inf")
+        self._nodes: list[dict[str, Any]] = []
+        self._tables: dict[str, dict[str, Any]] = {}
 
-    def of(self, number: int) -> PlacementGroupSchedulingStrategy:
-        """The place of an actor; reserved by the first call."""
-        if number not in self._groups:
-            # Only a wish: what is full, or has just died, is passed over.
-            wish = self._wishes[number] = self._emptiest()
-            self._groups[number] = placement_group(
-                [self._resources], strategy="STRICT_PACK", _soft_target_node_id=wish
-            )
-        return PlacementGroupSchedulingStrategy(self._groups[number])
+    def of(self, number: int) -> PlacementGroupSchedulingStrategy | None:
+        """The place of an actor that is to be started; ``None`` as long as it has none: ask again.
+
+        None is asked for that would leave too little for the training: as soon as its workers are
+        started again, whoever still waits would take their room. One that has come to be where
+        they need it, since nodes died, is given up.
+        """
+        self._look()
+        decided = self._decided()
+        taken = self._wishes | decided
+        mine = taken.pop(number, None)
+        nodes = {node["NodeID"]: node["Resources"] for node in self._nodes if node["Alive"]}
+        found = hosts(self._need, nodes, taken.values(), self._training)
+        if mine not in found:
+            self.give_up(number)
+            if found:
+                self._ask(number, found[0])
+        elif number in decided:
+            return PlacementGroupSchedulingStrategy(self._groups[number])
+        return None
 
     def give_up(self, number: int) -> None:
         """Frees the place of an actor that is not to come back."""
         group = self._groups.pop(number, None)
+        self._wishes.pop(number, None)
         if group is not None:
             remove_placement_group(group)
 
@@ -73,38 +90,42 @@ class Places:
 
         Thread-safe.
         """
-        groups = dict(self._groups)
-        addresses = {
-            node["NodeID"]: node["NodeManagerAddress"]
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-        }
+        self._look()
+        decided = self._decided()
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in self._nodes}
         found = []
-        for number in sorted(groups.keys() | range(wanted)):
-            decided = _decided(groups[number]) if number in groups else None
-            there = {f"node:{addresses[decided]}": TRACE} if decided in addresses else {}
-            found.append(self._resources | there)
+        for number in sorted(self._groups.copy().keys() | range(wanted)):
+            node = decided.get(number)
+            there = {f"node:{addresses[node]}": TRACE} if node in addresses else {}
+            found.append(self._need | there)
         return found
 
-    def _emptiest(self) -> str | None:
-        """The node with fewest places among those that are large enough for one."""
-        taken = Counter(self._node_of(number) for number in self._groups)
-        fitting = [
-            node["NodeID"]
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-            if node["Alive"] and self._fits(node["Resources"])
-        ]
-        return min(fitting, key=lambda node: (taken[node], node), default=None)
+    def _ask(self, number: int, node: str) -> None:
+        # Only a wish: what is full, or has just died, is passed over.
+        self._wishes[number] = node
+        self._groups[number] = placement_group(
+            [self._need], strategy="STRICT_PACK", _soft_target_node_id=node
+        )
 
-    def _node_of(self, number: int) -> str | None:
-        """Where a place is, or where it was wished for as long as nobody has decided."""
-        return _decided(self._groups[number]) or self._wishes[number]
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            self._tables = placement_group_table()
+            self._looked = now
 
-    def _fits(self, there: dict[str, float]) -> bool:
-        return all(there.get(name, 0.0) >= least for name, least in self._resources.items())
+    def _decided(self) -> dict[int, str]:
+        """The nodes of the places that are there."""
+        found = {}
+        for number, group in self._groups.copy().items():
+            table = self._tables.get(group.id.hex(), {})
+            if table.get("state") == "CREATED":
+                (found[number],) = table["bundles_to_node_id"].values()
+        return found
 
 
 class Reservation:
-    """Keeps an elastic training from counting the room of synthesizers as its own.
+    """Tells an autoscaler, and an elastic training, of the room that synthesizers need.
 
     Ray Train asks for as many workers as the whole cluster could hold, whoever is there; with more
     than there is room for it would wait, try again, and never train. What is held in this way is
@@ -141,9 +162,3 @@ class Reservation:
     def end(self) -> None:
         """Frees what was held."""
         self._coordinator.cancel_request.remote(self._requester)
-
-
-def _decided(group: PlacementGroup) -> str | None:
-    """The node of a place, if that has been decided."""
-    nodes = placement_group_table(group)["bundles_to_node_id"].values()
-    return next((node for node in nodes if node), None)

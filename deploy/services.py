@@ -30,6 +30,7 @@ from deploy.config import PipelineConfig
 from deploy.control import Control
 from deploy.display import Display
 from deploy.ending import Outcome, save
+from deploy.fitting import Several
 from deploy.interrupt import Interrupt
 from deploy.placement import Places, Reservation
 from deploy.resume import Keeper, State
@@ -37,7 +38,7 @@ from deploy.scaling import Autoscaler, Seconds
 from deploy.supervisor import Supervisor, Totals
 from deploy.validate import cpu_shares
 from distiller.background import Background, Watch
-from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit
+from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit, resources
 from synthesizer.service import forget as forget_synthesizers
 from synthesizer.service import start as start_synthesizer
 
@@ -61,8 +62,8 @@ def run(
     """Runs everything and writes the outputs.
 
     SIGINT and SIGTERM end the run early: what there is by then is saved all the same. They are
-    noticed when training has begun, so that no service is left half started; a second signal
-    changes nothing.
+    noticed while nodes are waited for and when training has begun, so that no service is left half
+    started; a second signal changes nothing.
 
     Args:
         config: validated, with absolute file names and a teacher that exists.
@@ -92,7 +93,9 @@ def run(
         stack.enter_context(cluster(config))
         interrupt.listen()
         check_nodes(config, url, out)
-        pipeline = _Pipeline(config, url, replay, out, outcome, resumes=earlier is not None)
+        pipeline = _Pipeline(
+            config, url, replay, out, outcome, interrupt, resumes=earlier is not None
+        )
         # Nothing was refused: from here on what an earlier run left is replaced.
         if earlier is None:
             resume.forget(checkpoints)
@@ -142,37 +145,36 @@ class _Pipeline:
         replay: Replay,
         out: Path,
         outcome: Outcome,
+        interrupt: Interrupt,
         *,
         resumes: bool,
     ) -> None:
         self._config, self._url, self._replay, self._out = config, url, replay, out
         self._outcome, self._resumes = outcome, resumes
         self._control = Control()
-        actor_cpus, self._worker_cpus = cpu_shares(config, *cluster_cpus())
-        await_nodes(config, actor_cpus, self._worker_cpus)
-        places = Places(cpus=actor_cpus, gpus=config.synthesizer.gpus)
-        self._supervisor = Supervisor(
-            lambda number: start_synthesizer(
+        actor_cpus, self._worker_cpus = cpu_shares(config, cluster_cpus())
+        actor = resources(actor_cpus, config.synthesizer.gpus)
+        worker = resources(self._worker_cpus, config.distiller.gpus)
+        await_nodes(config, actor, worker, interrupted=interrupt.is_set)
+        places = Places(actor, Several(worker, config.distiller.workers))
+
+        def start(number: int) -> Any:
+            place = places.of(number)
+            return place and start_synthesizer(
                 config,
                 url=url,
                 index=number,
                 cpus=actor_cpus,
                 checkpoints=out / CHECKPOINTS,
-                place=places.of(number),
-            ),
-            config.synthesizer.actors,
-            leave=places.give_up,
-        )
+                place=place,
+            )
+
+        self._supervisor = Supervisor(start, config.synthesizer.actors, leave=places.give_up)
         outcome.totals = self._supervisor.totals
-        self._reservation = (
-            None if config.distiller.max_workers is None else Reservation(config.run.name, places)
-        )
-        table = config.synthesizer
-        self._autoscaler = (
-            None
-            if table.max_actors is None
-            else Autoscaler(table.min_actors or 1, table.max_actors)
-        )
+        self._reservation = Reservation(config.run.name, places)
+        table, self._autoscaler = config.synthesizer, None
+        if table.max_actors is not None:
+            self._autoscaler = Autoscaler(table.min_actors or 1, table.max_actors)
         self._exchanged = 0.0
 
     def run(self, interrupt: Interrupt, lease: RunLease, console: Console) -> None:
@@ -183,9 +185,9 @@ class _Pipeline:
             if config.controller.policy == "off"
             else start_controller(config, url=self._url, log=self._out / "controller.jsonl")
         )
-        self._supervisor.start()
-        self._reserve()
         try:
+            self._supervisor.start()
+            self._reserve()
             with Display(self._replay, config.buffer.minimum, console):
                 training = Background(self._train, end=lambda: end_early(self._out))
                 watch = Watch(self._out / JOURNAL, config.distiller.max_waiting_seconds)
@@ -200,8 +202,7 @@ class _Pipeline:
                 self._outcome.metrics = training.result()
         finally:
             self._supervisor.stop()
-            if self._reservation is not None:
-                self._reservation.end()
+            self._reservation.end()
             if controller is not None:
                 self._outcome.controller_failure = end_controller(*controller)
 
@@ -238,13 +239,22 @@ class _Pipeline:
         for order in self._control.exchange(self._status()):
             if order.kind == "stop":
                 raise Interrupted("the run was stopped; what there was by then is saved")
-            self._supervisor.scale(order.number)
+            self._scale(order.number)
+
+    def _scale(self, wanted: int) -> None:
+        """Does what somebody ordered."""
+        if self._autoscaler is not None and not self._autoscaler.allows(wanted):
+            logger.warning("synthesizer.max_actors: %d by hand ends automatic scaling", wanted)
+            self._autoscaler = None
+        self._supervisor.scale(wanted)
+        self._supervisor.release()
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = {
             "run": self._config.run.name,
             "out": str(self._out),
             "synthesizers_wanted": self._supervisor.wanted,
+            "scaling": "by hand" if self._autoscaler is None else "automatic",
             "synthesizers": self._supervisor.describe(),
         }
         try:
@@ -263,8 +273,11 @@ class _Pipeline:
         }
 
     def _reserve(self) -> None:
-        if self._reservation is not None:
-            self._reservation.renew(self._supervisor.wanted)
+        wanted = self._supervisor.wanted
+        if self._config.distiller.max_workers is not None:
+            # A training that makes room for those who can have none has none left itself.
+            wanted -= self._supervisor.homeless()
+        self._reservation.renew(wanted)
 
     def _autoscale(self, now: float) -> None:
         if self._autoscaler is None:
@@ -280,6 +293,7 @@ class _Pipeline:
             self._supervisor.wanted,
             Seconds(totals.busy_seconds, totals.waiting_seconds),
             Seconds(progress.busy_seconds, progress.waiting_seconds),
+            complete=self._supervisor.complete(),
             now=now,
         )
         if wanted != self._supervisor.wanted:

@@ -2,9 +2,10 @@
 
 A synthesizer that dies is started again under the same name, after a pause that doubles with each
 death, because what killed it may do so again. One that keeps dying is put in quarantine until
-somebody asks for a number of synthesizers again. One that is not wanted any more drains: it
-finishes its round, or gives its permit back. The buffer makes all this safe: a half-finished insert
-of a dead process is never seen, and its successor inserts under a new epoch.
+somebody has it tried again; a buffer that was away for too long brings nobody there: how long it
+may be away is the training's to say. One that is not wanted any more drains: it finishes its round,
+or gives its permit back. The buffer makes all this safe: a half-finished insert of a dead process
+is never seen, and its successor inserts under a new epoch.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
+
+from buffer.errors import BufferUnavailable
+from deploy.seat import Seat
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,8 @@ MAX_DEATHS = 8
 """Deaths of one actor, without five healthy minutes between them, before its quarantine."""
 HEALTHY_SECONDS = 300.0
 STATUS_SECONDS = 2.0
+ROOM_SECONDS = 0.5
+"""Between two looks whether there is room for an actor."""
 DRAIN_SECONDS = 60.0
 """An actor that is not wanted any more may take so long for the round in hand."""
 
@@ -49,39 +55,6 @@ class Totals:
         )
 
 
-@dataclass
-class _Seat:
-    """One wanted actor: whoever sits on it now, and what its predecessors did."""
-
-    actor: Any = None
-    run: Any = None
-    started: float = 0.0
-    deaths: int = 0
-    restart_at: float | None = 0.0
-    quarantine: Exception | None = None
-    """What killed it too often."""
-    drained_by: float | None = None
-    """When it has to be gone, if it is not wanted any more."""
-    status: dict[str, Any] = field(default_factory=dict)
-
-    def describe(self, number: int) -> dict[str, Any]:
-        """What the actor is doing, as plain data."""
-        waiting = "waiting for resources" if not self.status else "running"
-        state = (
-            "quarantine"
-            if self.quarantine is not None
-            else "draining"
-            if self.drained_by is not None
-            else "restarting"
-            if self.actor is None
-            else waiting
-        )
-        reason = None if self.quarantine is None else str(self.quarantine)
-        return {"number": number, "state": state, "deaths": self.deaths, "reason": reason} | {
-            key: self.status.get(key) for key in ("pid", "node", "rounds")
-        }
-
-
 class Actor(Protocol):
     """What the supervisor calls on an actor handle."""
 
@@ -94,14 +67,14 @@ class Supervisor:
     """Starts actors and watches them from a background thread.
 
     Args:
-        start: creates the actor of a seat's number.
+        start: creates the actor of a seat's number; ``None`` as long as there is no room for it.
         wanted: how many, until :meth:`scale` says otherwise.
         leave: frees what is reserved for the actor of a number that is not wanted any more.
     """
 
     def __init__(
         self,
-        start: Callable[[int], Actor],
+        start: Callable[[int], Actor | None],
         wanted: int,
         *,
         leave: Callable[[int], None] = lambda number: None,
@@ -109,7 +82,7 @@ class Supervisor:
         self._start, self._leave = start, leave
         self._lock = threading.Lock()
         self._wanted = wanted
-        self._seats: dict[int, _Seat] = {number: _Seat() for number in range(wanted)}
+        self._seats: dict[int, Seat] = {number: Seat() for number in range(wanted)}
         self._past: list[dict[str, Any]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
@@ -127,12 +100,16 @@ class Supervisor:
     def scale(self, wanted: int) -> None:
         """Asks for another number of actors; those with the highest numbers leave, after draining.
 
-        Actors in quarantine get another chance.
+        Those in quarantine stay there.
         """
         with self._lock:
             if wanted != self._wanted:
                 logger.info("synthesizers: %d wanted, %d so far", wanted, self._wanted)
             self._wanted = wanted
+
+    def release(self) -> None:
+        """Has actors in quarantine tried again."""
+        with self._lock:
             for seat in self._seats.values():
                 if seat.quarantine is not None:
                     seat.quarantine, seat.deaths, seat.restart_at = None, 0, 0.0
@@ -144,7 +121,8 @@ class Supervisor:
             How many actors ended by themselves.
         """
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         sitting = {n: seat for n, seat in self._seats.items() if seat.actor is not None}
         for seat in sitting.values():
             seat.actor.stop.remote()
@@ -162,6 +140,17 @@ class Supervisor:
         with self._lock:
             reasons = [seat.quarantine for seat in self._seats.values()]
         return reasons[-1] if reasons and all(reasons) else None
+
+    def complete(self) -> bool:
+        """Whether all who are wanted are at work, but for those in quarantine."""
+        with self._lock:
+            seats = [self._seats.get(number) for number in range(self._wanted)]
+        return all(seat and (seat.status or seat.quarantine) for seat in seats)
+
+    def homeless(self) -> int:
+        """How many of those who are wanted have no room."""
+        with self._lock:
+            return sum(seat.homeless for n, seat in self._seats.items() if n < self._wanted)
 
     def statuses(self) -> list[dict[str, Any]]:
         """The last status of each actor that lives and has given one."""
@@ -203,18 +192,21 @@ class Supervisor:
     def _seat_the_wanted(self, now: float) -> None:
         """Adds seats that are missing; has those that are too many drain."""
         for number in range(self._wanted):
-            self._seats.setdefault(number, _Seat())
+            self._seats.setdefault(number, Seat())
         for number, seat in list(self._seats.items()):
-            if number < self._wanted:
+            if seat.drained_by is not None:  # whether or not it is wanted again by now
+                if now > seat.drained_by:
+                    logger.warning(
+                        "synthesizer %d did not drain in time: its round is lost", number
+                    )
+                    self._vacate(number)
+            elif number < self._wanted:
                 continue
-            if seat.actor is None or not seat.status:  # it has nothing in hand
+            elif seat.actor is None or not seat.status:  # it has nothing in hand
                 self._vacate(number)
-            elif seat.drained_by is None:
+            else:
                 seat.drained_by = now + DRAIN_SECONDS
                 seat.actor.stop.remote()
-            elif now > seat.drained_by:
-                logger.warning("synthesizer %d did not drain in time, its round is lost", number)
-                self._vacate(number)
 
     def _vacate(self, number: int) -> None:
         seat = self._seats.pop(number)
@@ -224,17 +216,23 @@ class Supervisor:
             ray.kill(seat.actor)
         self._leave(number)
 
-    def _launch(self, number: int, seat: _Seat) -> None:
-        seat.started, seat.restart_at = time.monotonic(), None
+    def _launch(self, number: int, seat: Seat) -> None:
+        again, now = seat.started > 0.0, time.monotonic()
         try:
             seat.actor = self._start(number)
+            seat.homeless = seat.actor is None
+            if seat.homeless:
+                seat.restart_at = now + ROOM_SECONDS
+                return
             seat.run = seat.actor.run.remote()
         except Exception as error:  # a name still taken, a cluster going down: a death like others
+            seat.started = now
             self._bury(number, seat, error)
             return
-        self._restarts += seat.deaths > 0
+        seat.started, seat.restart_at = now, None
+        self._restarts += again
 
-    def _check(self, number: int, seat: _Seat) -> None:
+    def _check(self, number: int, seat: Seat) -> None:
         done, _ = ray.wait([seat.run], timeout=0)
         if not done:
             return
@@ -250,10 +248,10 @@ class Supervisor:
             reason = error
         self._bury(number, seat, reason)
 
-    def _bury(self, number: int, seat: _Seat, reason: Exception) -> None:
+    def _bury(self, number: int, seat: Seat, reason: Exception) -> None:
         if time.monotonic() - seat.started > HEALTHY_SECONDS:
             seat.deaths = 0
-        seat.deaths += 1
+        seat.deaths += not isinstance(getattr(reason, "cause", None), BufferUnavailable)
         if seat.status:
             self._past.append(seat.status)
         seat.status = {}
@@ -264,7 +262,7 @@ class Supervisor:
             seat.quarantine = reason
             logger.error("synthesizer %d is in quarantine, it died again: %s", number, reason)
             return
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** (seat.deaths - 1), LONGEST_PAUSE_SECONDS)
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** max(0, seat.deaths - 1), LONGEST_PAUSE_SECONDS)
         seat.restart_at = time.monotonic() + pause
         logger.warning("synthesizer %d died, starting it again in %g s: %s", number, pause, reason)
 

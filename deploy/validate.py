@@ -7,6 +7,8 @@ Takes no cluster resource: neither Redis nor Ray is started.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,10 +20,13 @@ from buffer.errors import ConfigError, ModelError
 from buffer.models import NormalizedModel, build, check_outputs, resolve
 from buffer.server import find_binary
 from deploy.config import PipelineConfig
+from deploy.fitting import Several, all_fit
 from distiller.service import validate as validate_distiller
 from synthesizer.inverter import validate as validate_synthesizer
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+LEAST_HUNDREDTHS = 10
+"""Of a CPU: less than that is nobody's share."""
 
 
 def validate(config: PipelineConfig) -> None:
@@ -73,22 +78,32 @@ def machine_cpus() -> int:
         return cpus
 
 
-def cpu_shares(
-    config: PipelineConfig, cpus: float, largest: float | None = None
-) -> tuple[float, float]:
+def cpu_shares(config: PipelineConfig, cpus: Sequence[float]) -> tuple[float, float]:
     """CPUs of one synthesizer actor and of one distiller worker.
 
-    What is configured stays; the rest of ``cpus`` is divided evenly among the others, none of which
-    gets more than ``largest``, the CPUs of the largest node.
+    What is configured stays. The others all get the same: as much as lets everybody who may ever
+    be wanted have room on the nodes, in hundredths, at least a tenth.
+
+    Args:
+        config: asks for so many actors and workers.
+        cpus: of each node.
     """
     workers = config.distiller.most_workers
     actors = max(config.synthesizer.actors, config.synthesizer.max_actors or 0)
-    ours, theirs = config.synthesizer.cpus, config.distiller.cpus
-    taken = (ours or 0.0) * actors + (theirs or 0.0) * workers
-    open_seats = (actors if ours is None else 0) + (workers if theirs is None else 0)
-    share = max(0.1, int(100 * (cpus - taken) / open_seats) / 100) if open_seats else 0.0
-    share = share if largest is None else min(share, largest)
-    return (share if ours is None else ours), (share if theirs is None else theirs)
+    nodes = {str(number): {"CPU": amount} for number, amount in enumerate(cpus)}
+
+    def shares(hundredths: int) -> tuple[float, float]:
+        open_share = hundredths / 100
+        return config.synthesizer.cpus or open_share, config.distiller.cpus or open_share
+
+    def too_much(hundredths: int) -> bool:
+        actor, worker = shares(hundredths)
+        return not all_fit(
+            Several({"CPU": actor}, actors), nodes, beside=Several({"CPU": worker}, workers)
+        )
+
+    candidates = range(LEAST_HUNDREDTHS + 1, int(100 * max(cpus, default=0.0)) + 1)
+    return shares(LEAST_HUNDREDTHS + bisect_left(candidates, True, key=too_much))
 
 
 def _teacher(config: PipelineConfig) -> NormalizedModel:
@@ -109,7 +124,7 @@ def _build(spec: ModelSpec, field: str) -> NormalizedModel:
 
 def _fits_this_machine(config: PipelineConfig) -> None:
     cpus = machine_cpus()
-    actor, worker = cpu_shares(config, cpus)
+    actor, worker = cpu_shares(config, [cpus])
     wanted = actor * config.synthesizer.actors + worker * config.distiller.workers
     if wanted > cpus + 1e-6:
         raise ConfigError(

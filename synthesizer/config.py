@@ -45,7 +45,9 @@ class SynthesizerTable(Table):
     """Never fewer, if their number is left to the run; default: 1."""
     max_actors: Positive | None = None
     """Leaves their number to the run, up to so many: more while distillers wait for samples, fewer
-    while they wait themselves. ``None``: there are ``actors``, until somebody scales by hand."""
+    while they wait themselves. A number ordered by hand is where that goes on; one that is not
+    between ``min_actors`` and this ends it for the run. ``None``: there are ``actors``, until
+    somebody scales by hand."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of one actor; default: an even share of the machine among actors and workers."""
     gpus: Annotated[float, Field(ge=0)] = 0.0

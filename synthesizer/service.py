@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from buffer.errors import BufferUnavailable
 from buffer.parsing import parse
 from synthesizer.config import SynthesizerFile
+
+if TYPE_CHECKING:
+    from synthesizer.actor import Synthesizer
+
+PATIENCE_SECONDS = 120.0
+"""The buffer may be away for so long before the process is started afresh."""
 
 
 class SynthesizerService:
     """One synthesizer behind Ray. Constructed from plain data only.
 
-    ``run`` occupies the actor's main thread; ``status`` and ``stop`` answer meanwhile from the
-    concurrency group ``control``.
+    It does nothing until ``run`` is called, which occupies the actor's main thread; ``status`` and
+    ``stop`` answer meanwhile from the concurrency group ``control``.
 
     Args:
         config: the tables of :class:`~synthesizer.config.SynthesizerFile` as JSON.
@@ -33,35 +41,37 @@ class SynthesizerService:
     def __init__(
         self, config: str, *, url: str, index: int, threads: int, checkpoint: str | None = None
     ) -> None:
-        # Imported here: the driver that only starts actors needs neither torch nor redis.
-        import torch
-
-        from buffer.connect import connect
-        from synthesizer.actor import Synthesizer
-
-        tables = parse(SynthesizerFile, json.loads(config))
-        logging.basicConfig(level=tables.run.log_level.upper())
-        producer = f"synthesizer-{index}"
-        self._replay = connect(tables.buffer, url=url, run=tables.run.name)
-        # A restarted actor must not make its predecessor's images again.
-        attempt = self._replay.begin_attempt(producer)
-        self._synthesizer = Synthesizer(
-            tables,
-            self._replay,
-            producer=producer,
-            device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"),
-            threads=threads,
-            seed=actor_seed(tables.run.seed, index, attempt),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-        )
+        self._tables = parse(SynthesizerFile, json.loads(config))
+        logging.basicConfig(level=self._tables.run.log_level.upper())
+        self._url, self._index, self._threads = url, index, threads
+        self._checkpoint = None if checkpoint is None else Path(checkpoint)
+        self._stopping = threading.Event()
+        self._synthesizer: Synthesizer | None = None
 
     def run(self) -> None:
-        """Makes images until :meth:`stop`; see :meth:`~synthesizer.actor.Synthesizer.run`."""
-        self._synthesizer.run()
+        """Makes images until :meth:`stop`; see :meth:`~synthesizer.actor.Synthesizer.run`.
+
+        Why the buffer is looked for here: what a constructor raises reaches the driver as text, and
+        one that waited for a buffer that is away could not be stopped.
+        """
+        try:
+            synthesizer = self._begin()
+        except BufferUnavailable:
+            if self._stopping.is_set():
+                return
+            raise
+        self._synthesizer = synthesizer
+        if not self._stopping.is_set():
+            synthesizer.run()
 
     @ray.method(concurrency_group="control")
     def status(self) -> dict[str, Any]:
-        """:class:`~synthesizer.actor.SynthesizerStatus` as a dictionary, ``pid`` and ``node``."""
+        """:class:`~synthesizer.actor.SynthesizerStatus` as a dictionary, ``pid`` and ``node``.
+
+        Empty until there is one.
+        """
+        if self._synthesizer is None:
+            return {}
         return asdict(self._synthesizer.status()) | {
             "pid": os.getpid(),
             "node": ray.get_runtime_context().get_node_id(),
@@ -70,7 +80,36 @@ class SynthesizerService:
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Lets :meth:`run` end after the round in hand."""
-        self._synthesizer.stop()
+        self._stopping.set()
+        if self._synthesizer is not None:
+            self._synthesizer.stop()
+
+    def _begin(self) -> Synthesizer:
+        """Connects, once the buffer is there, and builds the synthesizer."""
+        # Imported here: the driver that only starts actors needs neither torch nor redis.
+        import torch
+
+        from buffer.connect import connect
+        from synthesizer.actor import Synthesizer
+        from synthesizer.patience import Patience
+
+        tables, producer = self._tables, f"synthesizer-{self._index}"
+        patience = Patience(
+            PATIENCE_SECONDS, seed=self._index, stopping=self._stopping, note=lambda waited: None
+        )
+        replay = patience.insist(lambda: connect(tables.buffer, url=self._url, run=tables.run.name))
+        # A restarted actor must not make its predecessor's images again.
+        attempt = patience.insist(lambda: replay.begin_attempt(producer))
+        return Synthesizer(
+            tables,
+            replay,
+            producer=producer,
+            device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"),
+            threads=self._threads,
+            seed=actor_seed(tables.run.seed, self._index, attempt),
+            checkpoint=self._checkpoint,
+            patience_seconds=PATIENCE_SECONDS,
+        )
 
 
 def actor_seed(seed: int, index: int, attempt: int) -> int:

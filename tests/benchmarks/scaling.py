@@ -164,7 +164,7 @@ def watch(actors: list[Any], meter: Meter, seconds: float) -> tuple[float, dict[
     def ask() -> list[dict[str, Any]]:
         return ray.get([actor.status.remote() for actor in actors])
 
-    while min(status["rounds"] for status in ask()) < 3:
+    while min(status.get("rounds", 0) for status in ask()) < 3:
         time.sleep(0.2)
     meter.restart()
     before, end = ask(), time.monotonic() + seconds

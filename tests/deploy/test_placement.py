@@ -13,11 +13,20 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
-from ray.util.placement_group import placement_group_table
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
+from deploy.fitting import Several
 from deploy.placement import Places, Reservation
+from distiller.service import resources
 
 pytestmark = pytest.mark.integration
+
+NOBODY = Several({"CPU": 1.0}, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +46,8 @@ def cluster() -> Iterator[None]:
 def places() -> Iterator[Callable[..., Places]]:
     made: list[Places] = []
 
-    def make(**needs: float) -> Places:
-        made.append(Places(**needs))
+    def make(*, cpus: float, gpus: float = 0.0, training: Several = NOBODY) -> Places:
+        made.append(Places(resources(cpus, gpus), training))
         return made[-1]
 
     yield make
@@ -47,11 +56,18 @@ def places() -> Iterator[Callable[..., Places]]:
             each.give_up(number)
 
 
+def place(places: Places, number: int, seconds: float = 20.0) -> PlacementGroup | None:
+    """The place of an actor, if it has one within so long."""
+    deadline = time.monotonic() + seconds
+    while (strategy := places.of(number)) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return None if strategy is None else strategy.placement_group
+
+
 def nodes_of(places: Places, count: int) -> Counter[str]:
-    """Where the first so many places are, when all is decided."""
-    groups = [places.of(number).placement_group for number in range(count)]
-    for group in groups:
-        assert group.wait(20)
+    """Where the first so many places are."""
+    groups = [place(places, number) for number in range(count)]
+    assert None not in groups
     tables = [placement_group_table(group) for group in groups]
     return Counter(node for table in tables for node in table["bundles_to_node_id"].values())
 
@@ -76,17 +92,58 @@ def test_fractions_of_a_gpu_share_it_and_other_nodes_are_passed_over(
     (node,) = found
     resources = {each["NodeID"]: each["Resources"] for each in ray.nodes()}
     assert resources[node]["GPU"] == 1
-    assert not some.of(2).placement_group.wait(1), "a third half of one GPU"
+    assert not place(some, 2, 1), "a third half of one GPU"
     some.give_up(0)
-    assert some.of(2).placement_group.wait(20)
+    assert place(some, 2)
 
 
 def test_a_place_is_held_while_nobody_sits_on_it(places: Callable[..., Places]) -> None:
     held = places(cpus=2)
     nodes_of(held, 3)
-    assert not places(cpus=1).of(0).placement_group.wait(1)
+    assert not place(places(cpus=1), 0, 1)
     held.give_up(1)
-    assert places(cpus=1).of(1).placement_group.wait(20)
+    assert place(places(cpus=1), 1)
+
+
+def trainers(count: int) -> PlacementGroup:
+    """Room for workers of two CPUs each, as Ray Train asks for it."""
+    return placement_group([{"CPU": 2.0}] * count)
+
+
+def test_who_waits_for_room_takes_none_of_a_training_that_starts_its_workers_again(
+    places: Callable[..., Places],
+) -> None:
+    some = places(cpus=2, training=Several({"CPU": 2.0}, 2))
+    assert place(some, 0)
+    for _ in range(2):
+        group = trainers(2)
+        assert group.wait(20)
+        assert not place(some, 1, 1)
+        remove_placement_group(group)
+        assert not place(some, 1, 1), "the training's workers are only away for a moment"
+
+
+def test_places_are_not_spread_so_that_a_large_worker_has_no_node(
+    places: Callable[..., Places],
+) -> None:
+    some = places(cpus=0.5, training=Several({"CPU": 2.0}, 2))
+    assert sorted(nodes_of(some, 4).values()) == [4]
+    group = trainers(2)
+    assert group.wait(20)
+    remove_placement_group(group)
+
+
+def test_a_place_that_the_training_has_come_to_need_is_given_up(
+    places: Callable[..., Places],
+) -> None:
+    some = places(cpus=2, training=NOBODY)
+    nodes_of(some, 3)
+    some._training = Several({"CPU": 2.0}, 1)  # as if a node with a worker had died
+    assert some.of(2) is None
+    group = trainers(1)
+    assert group.wait(20)
+    assert place(some, 1), "one was enough"
+    remove_placement_group(group)
 
 
 def workers(policy: ElasticScalingPolicy) -> Any:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from deploy.scaling import PAUSE_SECONDS, WINDOW_SECONDS, Autoscaler, Seconds
+from deploy.scaling import AGREEING_WINDOWS, PAUSE_SECONDS, WINDOW_SECONDS, Autoscaler, Seconds
 
 
 class Simulation:
@@ -14,7 +14,7 @@ class Simulation:
 
     def __init__(self, least: int, most: int, present: int) -> None:
         self.scaler, self.present = Autoscaler(least, most), present
-        self.now = 0.0
+        self.now, self.complete = 0.0, True
         self.sides = [Seconds(0.0, 0.0), Seconds(0.0, 0.0)]
         self.look(0.0, 0.0, seconds=0.0)
 
@@ -25,7 +25,9 @@ class Simulation:
             Seconds(side.busy + seconds * (1 - share), side.waiting + seconds * share)
             for side, share in zip(self.sides, waiting, strict=True)
         ]
-        self.present = self.scaler.wanted(self.present, *self.sides, now=self.now)
+        self.present = self.scaler.wanted(
+            self.present, *self.sides, complete=self.complete, now=self.now
+        )
         return self.present
 
 
@@ -78,12 +80,26 @@ def test_a_change_gets_time_to_take_effect() -> None:
     assert min(gaps) >= PAUSE_SECONDS + WINDOW_SECONDS
 
 
-def test_a_number_set_by_hand_is_where_it_goes_on_within_its_bounds() -> None:
+def test_a_number_set_by_hand_within_the_bounds_is_where_it_goes_on() -> None:
     run = Simulation(1, 4, 2)
-    run.present = 9
-    assert run.look(0.0, 0.0) == 4
-    run.present = 0
-    assert run.look(0.0, 0.0) == 1
+    run.present = 3
+    assert max(run.look(0.0, 0.5) for _ in range(5)) == 4
+    assert [run.scaler.allows(number) for number in (0, 1, 4, 5)] == [False, True, True, False]
+
+
+def test_nobody_is_added_to_those_who_are_still_waited_for() -> None:
+    run = Simulation(1, 8, 2)
+    run.complete = False
+    assert {run.look(0.0, 0.5) for _ in range(20)} == {2}
+    run.complete = True
+    seen = [run.look(0.0, 0.5) for _ in range(AGREEING_WINDOWS)]
+    assert seen == [2, 3]  # what was measured before they came does not count
+
+
+def test_one_who_is_not_needed_is_not_waited_for() -> None:
+    run = Simulation(1, 8, 4)
+    run.complete = False
+    assert 3 in {run.look(0.6, 0.0) for _ in range(5)}
 
 
 def test_totals_that_fell_since_an_actor_left_decide_nothing() -> None:

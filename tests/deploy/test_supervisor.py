@@ -12,6 +12,7 @@ import psutil
 import pytest
 import ray
 
+from buffer.errors import BufferUnavailable
 from deploy import supervisor as module
 from deploy.supervisor import Supervisor
 
@@ -21,13 +22,13 @@ pytestmark = pytest.mark.integration
 class Worker:
     """Counts its rounds until it is told to stop."""
 
-    def __init__(self, fails: bool, deaf: bool) -> None:
+    def __init__(self, fails: Exception | None, deaf: bool) -> None:
         self.fails, self.deaf, self.stopping, self.rounds = fails, deaf, False, 0
 
     def run(self) -> None:
         while not self.stopping:
             if self.fails:
-                raise ValueError("this one always fails")
+                raise self.fails
             self.rounds += 1
             time.sleep(0.01)
 
@@ -45,7 +46,12 @@ class Worker:
         self.stopping = not self.deaf
 
 
-def starter(*, fails: bool = False, deaf: bool = False, cpus: int = 0) -> Callable[[int], Any]:
+BROKEN = ValueError("this one always fails")
+
+
+def starter(
+    *, fails: Exception | None = None, deaf: bool = False, cpus: int = 0
+) -> Callable[[int], Any]:
     options: dict[str, Any] = {"num_cpus": cpus, "concurrency_groups": {"control": 1}}
     return lambda number: ray.remote(**options)(Worker).remote(fails, deaf)
 
@@ -87,7 +93,7 @@ def test_a_killed_actor_is_started_again_and_its_work_still_counts() -> None:
 
 
 def test_actors_that_always_fail_are_given_up_with_the_reason() -> None:
-    watch = Supervisor(starter(fails=True), 1)
+    watch = Supervisor(starter(fails=BROKEN), 1)
     watch.start()
     until(lambda: watch.failure() is not None)
     assert "this one always fails" in str(watch.failure())
@@ -138,7 +144,7 @@ def test_an_actor_that_cannot_be_created_is_tried_again() -> None:
 
 def test_one_given_up_actor_does_not_end_the_others() -> None:
     healthy = starter()
-    failing = starter(fails=True)
+    failing = starter(fails=BROKEN)
     deaths = []
 
     def start(number: int) -> Any:
@@ -192,24 +198,71 @@ def test_an_actor_that_does_not_drain_in_time_is_ended(monkeypatch: pytest.Monke
     watch.stop(grace_seconds=0.5)
 
 
-def test_quarantine_ends_when_somebody_asks_for_a_number_again() -> None:
-    watch = Supervisor(starter(fails=True), 1)
+def test_an_actor_that_does_not_drain_is_ended_though_it_is_wanted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 1.0)
+    watch = Supervisor(starter(deaf=True), 2)
+    watch.start()
+    until(lambda: len(watch.statuses()) == 2)
+    last = watch.statuses()[1]["pid"]
+    watch.scale(1)
+    until(lambda: watch.describe()[-1]["state"] == "draining")
+    watch.scale(2)
+    until(lambda: [each["state"] for each in watch.describe()] == ["running"] * 2)
+    assert watch.statuses()[1]["pid"] != last
+    watch.stop(grace_seconds=0.5)
+
+
+def test_quarantine_ends_when_somebody_says_so_and_not_by_another_number() -> None:
+    watch = Supervisor(starter(fails=BROKEN), 1)
     watch.start()
     until(lambda: watch.failure() is not None)
     (described,) = watch.describe()
     assert described["state"] == "quarantine"
     assert "this one always fails" in described["reason"]
     watch.scale(1)
+    assert watch.failure() is not None
+    assert watch.complete()  # nobody comes who could be waited for
+    watch.release()
     assert watch.failure() is None
     until(lambda: watch.failure() is not None)
     watch.stop()
 
 
-def test_an_actor_that_waits_for_room_in_vain_is_not_waited_for() -> None:
+def test_a_buffer_that_is_away_brings_nobody_into_quarantine() -> None:
+    watch = Supervisor(starter(fails=BufferUnavailable("Redis is away")), 1)
+    watch.start()
+    until(lambda: watch.totals().restarts > module.MAX_DEATHS + 1)
+    assert watch.failure() is None
+    (described,) = watch.describe()
+    assert (described["deaths"], described["reason"]) == (0, None)
+    watch.stop()
+
+
+def test_an_actor_that_has_no_room_is_started_when_there_is_some() -> None:
+    room: list[int] = []
+    start = starter()
+    watch = Supervisor(lambda number: start(number) if room else None, 1)
+    watch.start()
+    until(lambda: [each["state"] for each in watch.describe()] == ["waiting for resources"])
+    assert (watch.complete(), watch.homeless()) == (False, 1)
+    room.append(1)
+    until(lambda: [each["state"] for each in watch.describe()] == ["running"])
+    assert (watch.complete(), watch.homeless()) == (True, 0)
+    assert watch.totals().restarts == 0
+    watch.stop()
+
+
+def test_what_has_not_begun_can_be_stopped() -> None:
+    assert Supervisor(starter(), 1).stop() == 0
+
+
+def test_an_actor_that_does_not_start_is_not_waited_for() -> None:
     watch = Supervisor(starter(cpus=1000), 2)
     watch.start()
     until(lambda: all(seat.actor for seat in watch._seats.values()))
-    assert [each["state"] for each in watch.describe()] == ["waiting for resources"] * 2
+    assert [each["state"] for each in watch.describe()] == ["starting"] * 2
     watch.scale(1)
     until(lambda: len(watch.describe()) == 1, 10)
     begun = time.monotonic()

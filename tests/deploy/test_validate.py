@@ -16,19 +16,35 @@ from distiller.networks import digits_cnn
 
 def test_actors_and_workers_share_the_machine_evenly() -> None:
     config = load(DEFAULT_CONFIG, ["synthesizer.actors=2", "distiller.workers=2"])
-    assert cpu_shares(config, 2) == (0.5, 0.5)
+    assert cpu_shares(config, [2]) == (0.5, 0.5)
 
 
 def test_what_is_configured_stays_and_the_rest_is_divided() -> None:
     config = load(DEFAULT_CONFIG, ["synthesizer.actors=2", "synthesizer.cpus=1.5"])
-    assert cpu_shares(config, 8) == (1.5, 5.0)
-    assert cpu_shares(config, 8, 4.0) == (1.5, 4.0)
+    assert cpu_shares(config, [8]) == (1.5, 5.0)
+    assert cpu_shares(config, [4, 4]) == (1.5, 4.0)
 
 
 def test_shares_never_exceed_the_machine() -> None:
     config = load(DEFAULT_CONFIG, ["synthesizer.actors=2"])
-    actor, worker = cpu_shares(config, 2)
+    actor, worker = cpu_shares(config, [2])
     assert 1.9 < 2 * actor + worker <= 2
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "share"),
+    [([4, 4, 4], 4, 2.0), ([4, 4, 4], 2, 4.0), ([0, 4, 1], 1, 2.0), ([3, 8], 2, 3.0), ([], 1, 0.1)],
+)
+def test_shares_are_such_that_everybody_has_room_on_the_nodes(
+    cpus: list[float], actors: int, share: float
+) -> None:
+    config = load(DEFAULT_CONFIG, [f"synthesizer.actors={actors}"])
+    assert cpu_shares(config, cpus) == (share, share)
+
+
+def test_actors_that_may_come_have_their_share_too() -> None:
+    config = load(DEFAULT_CONFIG, ["synthesizer.max_actors=3"])
+    assert cpu_shares(config, [2, 2]) == (1.0, 1.0)
 
 
 def test_a_containers_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from ray.util import list_named_actors
 
+from buffer.errors import ModelError
 from buffer.parsing import parse
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
@@ -75,7 +76,7 @@ def wait_for_rounds(actor: Any, rounds: int) -> dict[str, Any]:
     deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
         status: dict[str, Any] = ray.get(actor.status.remote(), timeout=30.0)
-        if status["rounds"] >= rounds:
+        if status.get("rounds", 0) >= rounds:
             return status
         time.sleep(0.05)
     raise AssertionError(f"no {rounds} rounds within a minute: {status}")
@@ -188,5 +189,20 @@ def test_the_command_runs_until_it_is_interrupted_or_fails(
 def test_an_actor_that_cannot_be_built_says_why(configure: Configure, url: str) -> None:
     config = configure(teacher={"weights": "missing.pt"}, run={"name": "broken"})
     actor = start(config, url=url, index=0)
-    with pytest.raises(ray.exceptions.RayActorError, match="there is no such file"):
+    with pytest.raises(ModelError, match="there is no such file"):
         ray.get(actor.run.remote(), timeout=60.0)
+    ray.kill(actor)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("cluster")
+def test_an_actor_waits_for_a_buffer_that_is_away_until_it_is_told_to_stop(
+    configure: Configure,
+) -> None:
+    actor = start(configure(run={"name": "away"}), url="redis://127.0.0.1:1", index=5)
+    running = actor.run.remote()
+    assert ray.get(actor.status.remote(), timeout=60.0) == {}
+    assert ray.wait([running], timeout=3.0)[0] == []
+    ray.get(actor.stop.remote(), timeout=30.0)
+    assert ray.get(running, timeout=30.0) is None
+    ray.kill(actor)
