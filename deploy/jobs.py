@@ -7,7 +7,6 @@ Only the server's HTTP port and its token are needed. Orders travel as small job
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from buffer.errors import ConfigError, SsdkdError
+from deploy.auth import given_token
 
 PYTHON = "python"
 ANSWER_SECONDS = 10.0
@@ -62,10 +62,7 @@ class JobServer:
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
-        # Ray reads the mode when it is imported.
-        if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-        self._check()
+        self._check(given_token())
         self._client = _client(self._address)
 
     def submit(
@@ -187,18 +184,18 @@ class JobServer:
         message = (info.message or "").partition(", last available logs")[0]
         return Job(identity, info.status.value, message, info.runtime_env or {})
 
-    def _check(self) -> None:
+    def _check(self, token: str | None) -> None:
         """Asks for the version, with patience that the client of Ray does not have."""
         if not self._address.startswith(("http://", "https://")):
             raise ConfigError(_not_ray(self._address, "it does not begin with http:// or https://"))
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            url = self._address + "/api/version"
-            request = urllib.request.Request(url, headers=_authorization())
+            request = urllib.request.Request(self._address + "/api/version", headers=headers)
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                 theirs = str(json.loads(answer.read())["ray_version"])
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
-                raise ConfigError(_token_message(self._address)) from error
+                raise ConfigError(_token_message(self._address, token)) from error
             raise ConfigError(_not_ray(self._address, f"it answers {error.code}")) from error
         except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             raise ConfigError(_not_ray(self._address, str(error))) from error
@@ -230,19 +227,8 @@ def _client(address: str) -> Any:
     return Client(address)
 
 
-def _authorization() -> dict[str, str]:
-    token = os.environ.get("RAY_AUTH_TOKEN")
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token is None and path is not None:
-        try:
-            token = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"RAY_AUTH_TOKEN_PATH ({path}): {error.strerror}") from error
-    return {} if not token else {"Authorization": f"Bearer {token}"}
-
-
-def _token_message(address: str) -> str:
-    given = "the one given is not valid there" if _authorization() else "none is given"
+def _token_message(address: str, token: str | None) -> str:
+    given = "the one given is not valid there" if token else "none is given"
     return (
         f"--address ({address}): the cluster asks for a token, and {given}; set RAY_AUTH_TOKEN, or "
         "RAY_AUTH_TOKEN_PATH to a file with it (on the head: ray get-auth-token)"

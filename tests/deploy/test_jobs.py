@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import threading
@@ -58,8 +59,9 @@ def answering(servers: list[HTTPServer]) -> Callable[[int, bytes], str]:
 
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +149,63 @@ def test_a_token_that_is_missing_or_wrong_is_said(
         JobServer(address)
 
 
-def test_a_file_of_a_token_that_is_not_there_is_named(
-    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("", "Is a directory"),
+        (b"\xff\xfe\x00", "it is no text"),
+        (b"s3cret\ntoken", "not one line of ASCII"),
+    ],
+)
+def test_a_file_that_holds_no_token_is_named(
+    answering: Callable[[int, bytes], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: bytes | str | None,
+    message: str,
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"RAY_AUTH_TOKEN_PATH \(.*none\): No such file"):
+    path = tmp_path / "token"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path.mkdir()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    with pytest.raises(ConfigError, match=rf"^RAY_AUTH_TOKEN_PATH \(.*token\): .*{message}"):
         JobServer(answering(401, b""))
+
+
+@pytest.mark.parametrize("token", ["s3cret\ntoken", "s3cret-t\u00f6ken", "s3cret-\u03bb"])
+def test_what_can_be_no_token_is_neither_sent_nor_shown(
+    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN: it is not one line") as refused:
+        JobServer(answering(200, b"{}"))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_white_space_around_a_token_is_left_out(
+    servers: list[HTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"ray_version": ray.__version__}).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+    threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", " s3cret-token\n")
+    JobServer(f"http://127.0.0.1:{servers[-1].server_port}")
+    assert seen[0] == "Bearer s3cret-token"
+    assert os.environ["RAY_AUTH_TOKEN"] == "s3cret-token"  # for Ray's own client
 
 
 def test_an_order_is_answered_by_its_last_line() -> None:
