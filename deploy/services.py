@@ -14,14 +14,14 @@ from rich.console import Console
 from buffer.addresses import redis_url
 from buffer.connect import connect
 from buffer.controller.service import start as start_controller
-from buffer.errors import BufferUnavailable, ConfigError, Interrupted, SsdkdError
+from buffer.errors import BufferUnavailable, ConfigError, Interrupted, SsdkdError, Stopped
 from buffer.interface import Replay
 from buffer.lease import HELD_SECONDS, RunLease
 from buffer.server import RedisServer
 from deploy import report, resume
 from deploy.cluster import await_nodes, check_nodes, cluster, cluster_cpus, unreachable
 from deploy.config import PipelineConfig
-from deploy.control import Control
+from deploy.control import Control, Order
 from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.interrupt import Interrupt
@@ -63,7 +63,7 @@ def run(
         What was written to ``result.json``.
 
     Raises:
-        Interrupted: a signal or an order ended the run; what there is was saved.
+        Interrupted: a signal ended the run, or an order (``Stopped``); what there is was saved.
         SsdkdError: a service could not be started or kept running; likewise.
     """
     outcome = Outcome(earlier=earlier.totals if earlier else Totals())
@@ -148,12 +148,12 @@ class _Pipeline:
             if table.max_actors is None
             else Autoscaler(table.min_actors or 1, table.max_actors)
         )
-        self._exchanged = 0.0
+        self._exchanged, self._stop_ordered = 0.0, False
 
     def run(self, interrupt: Interrupt, lease: RunLease, console: Console) -> None:
         """Starts the services, waits for the student, stops the services."""
         config = self._config
-        control = Control()
+        control = Control(config.run.name)
         controller = (
             _Controller(config, self._url, self._out) if config.controller.policy != "off" else None
         )
@@ -209,10 +209,17 @@ class _Pipeline:
         self._exchanged = now
         self._autoscale(now)
         self._reserve()
-        for order in control.exchange(self._status()):
-            if order.kind == "stop":
-                raise Interrupted("the run was stopped; what there was by then is saved")
+        control.exchange(self._status(), self._obey)
+        if self._stop_ordered:
+            raise Stopped("the run was stopped; what there was by then is saved")
+
+    def _obey(self, order: Order) -> str | None:
+        """Carries out an order; why not, if it cannot be."""
+        if order.kind == "stop":
+            self._stop_ordered = True
+        else:
             self._supervisor.scale(order.number)
+        return None
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = {
