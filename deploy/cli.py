@@ -173,7 +173,7 @@ def stop(
         server.stop(name)
     else:
         server.order(name, "stop")
-    console.print(f"{name}: asked to stop")
+    console.print(f"{name}: stopping")
 
 
 @app.command()

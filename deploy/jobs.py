@@ -6,13 +6,15 @@ Only the server's HTTP port and its token are needed. Orders travel as small job
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -24,7 +26,8 @@ from deploy.auth import given_token
 PYTHON = "python"
 ANSWER_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
-ORDER_SECONDS = 60.0
+ORDER_SECONDS = 90.0
+"""For the job of an order to begin, and to wait for the pipeline's answer."""
 POLL_SECONDS = 0.5
 STOP_SECONDS = "60"
 """A job that is told to stop may take so long to save its student; Ray would kill it after 3."""
@@ -121,16 +124,27 @@ class JobServer:
         return self.status(max(found)[1])
 
     def logs(self, identity: str, *, follow: bool = False) -> Iterator[str]:
-        """What a job has printed; if it is followed, until it ends."""
-        printed = 0
-        while True:
-            job = self._job(identity)
-            text = self._asked(partial(self._client.get_job_logs, identity))
-            yield text[printed:]
-            printed = len(text)
-            if not follow or job is None or job.ended:
-                return
-            time.sleep(POLL_SECONDS)
+        """What a job has printed; if it is followed, part by part until it ends."""
+        if not follow:
+            yield self._asked(partial(self._client.get_job_logs, identity))
+            return
+        parts = self._client.tail_job_logs(identity)
+        with asyncio.Runner() as loop:
+            while (part := loop.run(self._next(parts, identity))) is not None:
+                yield part
+
+    async def _next(self, parts: AsyncIterator[str], identity: str) -> str | None:
+        """What a job prints next; ``None`` if it has ended."""
+        from aiohttp import ClientError
+
+        coming = asyncio.ensure_future(anext(parts, None))
+        # A server that is cut off does not end the stream: after a while in silence it is asked.
+        while not (await asyncio.wait([coming], timeout=REQUEST_SECONDS))[0]:
+            self.status(identity)
+        try:
+            return coming.result()
+        except (ClientError, RuntimeError, OSError) as error:
+            raise self._failed(error) from error
 
     def status(self, identity: str) -> Job:
         """How a job is."""
@@ -140,11 +154,11 @@ class JobServer:
         return job
 
     def order(self, name: str, *words: str) -> dict[str, Any]:
-        """Has a running pipeline do something; what it said of itself last.
+        """Has a running pipeline do something, or say what it does; its answer.
 
         Raises:
             ConfigError: the run has no job, or it has ended.
-            SsdkdError: the pipeline does not answer.
+            SsdkdError: the pipeline refuses, or has not answered in time.
         """
         job = self.find(name)
         if job.ended:
@@ -161,17 +175,23 @@ class JobServer:
                 self._asked(partial(self._client.stop_job, identity))
                 raise SsdkdError(f"run ({name}): no answer within {ORDER_SECONDS:g} s")
             time.sleep(POLL_SECONDS)
-        return _answer(self._asked(partial(self._client.get_job_logs, identity)))
+        printed = self._asked(partial(self._client.get_job_logs, identity))
+        with suppress(SsdkdError):  # nothing but a line too many in the list of jobs
+            self._asked(partial(self._client.delete_job, identity))
+        return _answer(printed)
 
     def stop(self, name: str) -> None:
-        """Ends the job of a run: its pipeline is told to, and killed a few seconds later."""
+        """Ends the job of a run: its pipeline is told to, and killed a minute later."""
         self._asked(partial(self._client.stop_job, self.find(name).id))
 
     def _asked(self, call: Callable[[], Answer]) -> Answer:
         try:
             return call()
         except (RuntimeError, OSError) as error:
-            raise SsdkdError(f"the job server at {self._address}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> SsdkdError:
+        return SsdkdError(f"the job server at {self._address}: {' '.join(str(error).split())}")
 
     def _job(self, identity: str) -> Job | None:
         try:

@@ -21,6 +21,9 @@ from deploy.cli import app
 from deploy.jobs import JobServer, _answer
 from tests.buffer.servers import TcpServer
 
+# Ray's own call.
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
+
 
 @pytest.fixture
 def servers() -> Iterator[list[HTTPServer]]:
@@ -92,8 +95,13 @@ def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mon
             JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
+@pytest.mark.parametrize(
+    "ask", [lambda server: server.find("a"), lambda server: list(server.logs("a", follow=True))]
+)
 def test_a_server_that_falls_silent_is_not_waited_for(
-    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
+    answering: Callable[[int, bytes], str],
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[JobServer], object],
 ) -> None:
     address = answering(200, json.dumps({"ray_version": ray.__version__}).encode())
     server = JobServer(address)
@@ -103,7 +111,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(
         silent.listen()
         server._client._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(SsdkdError, match=r"the job server at .*: .*timed out"):
-            server.find("a")
+            ask(server)
 
 
 def test_another_server_is_no_job_server(tmp_path: Path) -> None:
@@ -122,7 +130,12 @@ def test_another_version_of_ray_is_named(answering: Callable[[int, bytes], str])
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda server: server.find("a"), lambda server: list(server.logs("a"))]
+    "ask",
+    [
+        lambda server: server.find("a"),
+        lambda server: list(server.logs("a")),
+        lambda server: list(server.logs("a", follow=True)),
+    ],
 )
 def test_a_server_that_goes_away_is_named(
     servers: list[HTTPServer],
@@ -131,7 +144,9 @@ def test_a_server_that_goes_away_is_named(
 ) -> None:
     server = JobServer(answering(200, json.dumps({"ray_version": ray.__version__}).encode()))
     stop(servers.pop())
-    with pytest.raises(SsdkdError, match=r"the job server at http.*: .*Connection refused"):
+    with pytest.raises(
+        SsdkdError, match=r"the job server at http.*: .*(Connection refused|Connect call failed)"
+    ):
         ask(server)
 
 
@@ -206,6 +221,15 @@ def test_white_space_around_a_token_is_left_out(
     JobServer(f"http://127.0.0.1:{servers[-1].server_port}")
     assert seen[0] == "Bearer s3cret-token"
     assert os.environ["RAY_AUTH_TOKEN"] == "s3cret-token"  # for Ray's own client
+
+
+def test_a_log_that_cannot_be_followed_is_one_line(
+    answering: Callable[[int, bytes], str],
+) -> None:
+    server = JobServer(answering(200, json.dumps({"ray_version": ray.__version__}).encode()))
+    with pytest.raises(SsdkdError, match=r"the job server at http.*: .*200") as error:
+        list(server.logs("a", follow=True))
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_an_order_is_answered_by_its_last_line() -> None:
