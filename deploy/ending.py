@@ -106,6 +106,8 @@ def _result(
     totals, metrics = outcome.all_totals(), outcome.metrics
     seen = progress or StudentProgress(elapsed_seconds=info.seconds if info else 0.0)
     first, inserted = seen.inserted_at_first_step, info.inserted if info else None
+    if first is not None and inserted is not None and inserted < first:
+        inserted = None  # the buffer was lost, and with it what it had counted
     known = progress is not None
     return {
         "method": config.synthesizer.method,

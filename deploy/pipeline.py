@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.logging import RichHandler
 
+from buffer.config import IMPORT_STRING
 from buffer.errors import ConfigError
 from deploy.auth import lock_private_cluster
-from deploy.config import load, locate
+from deploy.config import PipelineConfig, load, locate
 
 if TYPE_CHECKING:
     from deploy.resume import State
@@ -66,9 +67,49 @@ def execute(
     validate(tables)
     with claimed(folder):
         earlier = _earlier(folder, tables.run.name, resume)
+        if earlier is not None:
+            tables = as_before(tables, folder)
         with console.status("preparing the teacher"):
             tables = with_teacher(tables, folder)
-        return services.run(tables, folder, console, earlier=earlier), folder
+        result = services.run(tables, folder, console, earlier=earlier, waits=resume != "no")
+        return result, folder
+
+
+def as_before(config: PipelineConfig, folder: Path) -> PipelineConfig:
+    """The configuration of a run that goes on, with the teacher that it has had made.
+
+    Raises:
+        ConfigError: what the run has learnt so far is of no use to what is asked for now.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return config
+    before = load(path, [])
+    if IMPORT_STRING.fullmatch(config.teacher.weights or ""):
+        made = before.teacher.weights
+        kept = made if made is not None and Path(made).is_file() else config.teacher.weights
+        config, before = _with_weights(config, kept), _with_weights(before, kept)
+    now, then = _essentials(config), _essentials(before)
+    for field, value in now.items():
+        if value != then[field]:
+            raise ConfigError(
+                f"{field} ({value}) is {then[field]} in {path}: a run that goes on there would mix "
+                "what it learnt from both; choose another run.out, or leave it as it was"
+            )
+    return config
+
+
+def _with_weights(config: PipelineConfig, weights: str | None) -> PipelineConfig:
+    teacher = config.teacher.model_copy(update={"weights": weights})
+    return config.model_copy(update={"teacher": teacher})
+
+
+def _essentials(config: PipelineConfig) -> dict[str, Any]:
+    """The settings without which what has been learnt is of no use."""
+    models = {"teacher": config.teacher, "student": config.student}
+    return {"synthesizer.method": config.synthesizer.method} | {
+        f"{name}.{field}": value for name, spec in models.items() for field, value in spec
+    }
 
 
 def _earlier(

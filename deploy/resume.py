@@ -2,19 +2,23 @@
 
 The student, its optimiser and the schedule are in the distiller's checkpoint, what a synthesizer
 has learned in its own, the controller's memory in its journal. Here are the rest: the buffer, and
-what was counted. The buffer on a server that outlived the pipeline is used as it is, if nobody else
-had it meanwhile; otherwise its snapshot is; otherwise it is filled anew.
+what was counted. The buffer on a server that outlived the pipeline is used as it is, if it is still
+the run's own; otherwise its snapshot is; otherwise it is filled anew.
+
+How a buffer is known for a run's own: it counts its pipelines, so somebody in between is noticed,
+and holds the run's mark, which a server that has lost its data has not.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from buffer.errors import ConfigError, RateLimited, SsdkdError
 from buffer.interface import Replay
@@ -34,8 +38,13 @@ class State(NamedTuple):
     run: str
     attempt: int
     """In the buffer; one more than that of the pipeline before, if nobody came in between."""
-    totals: Totals
+    mark: str | None = None
+    """That of the run in its buffer; ``None`` while the buffer is not known to be the run's."""
+    totals: Totals = Totals()
     finished: bool = False
+
+
+Found = Literal["kept", "restored", "empty"]
 
 
 def read(checkpoints: Path) -> State | None:
@@ -56,37 +65,81 @@ def read(checkpoints: Path) -> State | None:
         ) from error
 
 
-def recover(
-    replay: Replay, checkpoints: Path, earlier: State, attempt: int
-) -> Literal["kept", "restored", "empty"]:
-    """Gives a run that goes on its buffer back; says what there was.
+def forget(checkpoints: Path) -> None:
+    """Removes what another run left: its buffer is none to go on with."""
+    for name in (STATE, SNAPSHOT):
+        (checkpoints / name).unlink(missing_ok=True)
+
+
+def write(state: State, checkpoints: Path) -> None:
+    """Writes a pipeline's state, for :func:`read`."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    values = {**state._asdict(), "totals": asdict(state.totals)}
+    write_atomically(checkpoints / STATE, json.dumps(values).encode())
+
+
+def begin(replay: Replay, run: str, checkpoints: Path, earlier: State | None) -> State:
+    """Makes the buffer that of a pipeline which begins now; its state, which is written, too.
+
+    A pipeline that is killed in here, or has nothing to work with afterwards, can be gone on from.
 
     Args:
-        replay: as it was found.
-        checkpoints: folder of the state.
-        earlier: of the pipeline before.
-        attempt: of this one.
+        replay: of the run; empty, unless the run goes on.
+        run: its name.
+        checkpoints: folder of the state; see :func:`forget`.
+        earlier: of the pipeline before, if the run goes on.
     """
-    if attempt == earlier.attempt + 1 and replay.info().size > 0:
-        logger.warning("the buffer is still there, with %d samples", replay.info().size)
+    attempt = replay.begin_attempt(ROLE)
+    if earlier is None:
+        return _marked(replay, State(run, attempt), checkpoints)
+    ours = (
+        attempt == earlier.attempt + 1
+        and earlier.mark is not None
+        and replay.begin_attempt(_role(earlier.mark)) > 1
+    )
+    state = earlier._replace(attempt=attempt, mark=earlier.mark if ours else None)
+    write(state, checkpoints)
+    found = _recover(replay, checkpoints, ours=ours)
+    logger.warning("%s, with %d samples", SAID[found], replay.info().size)
+    return state if ours else _marked(replay, state, checkpoints)
+
+
+SAID: dict[Found, str] = {
+    "kept": "the buffer is still there",
+    "restored": "the buffer is restored from its snapshot",
+    "empty": "the buffer is lost and filled anew",
+}
+
+
+def _recover(replay: Replay, checkpoints: Path, *, ours: bool) -> Found:
+    if ours and replay.info().size > 0:
         return "kept"
     path = checkpoints / SNAPSHOT
-    if path.exists():
-        try:
-            count = replay.restore(path)
-        except SsdkdError as error:
-            logger.warning("the buffer's snapshot is of no use, it is filled anew: %s", error)
-        else:
-            logger.warning("the buffer is restored from its snapshot, with %d samples", count)
+    try:
+        if path.exists():
+            replay.restore(path)
             return "restored"
-    else:
-        logger.warning("the buffer is lost and had no snapshot, it is filled anew")
+    except SsdkdError as error:
+        logger.warning("the buffer's snapshot is of no use: %s", error)
     replay.reset()
     return "empty"
 
 
+def _marked(replay: Replay, state: State, checkpoints: Path) -> State:
+    """The state of a pipeline whose buffer has a new mark."""
+    marked = state._replace(mark=secrets.token_hex(8))
+    replay.begin_attempt(_role(str(marked.mark)))
+    write(marked, checkpoints)
+    return marked
+
+
+def _role(mark: str) -> str:
+    """Counted like a pipeline: that it was counted is the mark."""
+    return f"{ROLE}-{mark}"
+
+
 class Keeper:
-    """Saves the state now and then, from a background thread; a context manager.
+    """Saves the buffer and the state now and then, from a background thread; a context manager.
 
     Args:
         replay: of the run.
@@ -104,35 +157,37 @@ class Keeper:
     ) -> None:
         self._replay, self._folder, self._state = replay, checkpoints, state
         self._seconds = seconds
-        self._ended = threading.Event()
+        self._ended, self._finished = threading.Event(), False
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
-    def __enter__(self) -> Keeper:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._write(self._state())
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
-        if error is not None:
+        if not self._finished:
             self._save()
-        self._write(self._state()._replace(finished=error is None))
+
+    def finish(self) -> None:
+        """The run has ended, and all it made is saved: there is nothing to go on with."""
+        self._ended.set()
+        self._thread.join()
+        write(self._state()._replace(finished=True), self._folder)
+        self._finished = True
 
     def _keep(self) -> None:
         while not self._ended.wait(self._seconds):
             self._save()
-            self._write(self._state())
 
     def _save(self) -> None:
-        if self._seconds is None:
-            return
         try:
-            self._replay.snapshot(self._folder / SNAPSHOT)
+            if self._seconds is not None:
+                self._replay.snapshot(self._folder / SNAPSHOT)
         except (SsdkdError, OSError, RateLimited) as error:
             logger.warning("no snapshot of the buffer, the one before stays: %s", error)
-
-    def _write(self, state: State) -> None:
-        values = {**state._asdict(), "totals": asdict(state.totals)}
-        write_atomically(self._folder / STATE, json.dumps(values).encode())
+        try:
+            write(self._state(), self._folder)
+        except OSError as error:
+            logger.warning("the state of the run is not saved, the one before stays: %s", error)

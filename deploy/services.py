@@ -8,13 +8,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from buffer.addresses import redis_url
 from buffer.connect import connect
+from buffer.controller.service import end as end_controller
 from buffer.controller.service import start as start_controller
-from buffer.errors import BufferUnavailable, ConfigError, Interrupted, SsdkdError, Stopped
+from buffer.errors import (
+    BufferUnavailable,
+    ConfigError,
+    Interrupted,
+    ProtocolMismatch,
+    SsdkdError,
+    Stopped,
+)
 from buffer.interface import Replay
 from buffer.lease import HELD_SECONDS, RunLease
 from buffer.server import RedisServer
@@ -45,7 +52,12 @@ EXCHANGE_SECONDS = 1.0
 
 
 def run(
-    config: PipelineConfig, out: Path, console: Console, *, earlier: State | None = None
+    config: PipelineConfig,
+    out: Path,
+    console: Console,
+    *,
+    earlier: State | None = None,
+    waits: bool = False,
 ) -> dict[str, Any]:
     """Runs everything and writes the outputs.
 
@@ -58,6 +70,7 @@ def run(
         out: folder of the outputs.
         console: where progress is shown.
         earlier: the state of the run's last pipeline, if this one goes on from it.
+        waits: whether the run's last pipeline may have died just now, and still hold its name.
 
     Returns:
         What was written to ``result.json``.
@@ -67,42 +80,57 @@ def run(
         SsdkdError: a service could not be started or kept running; likewise.
     """
     outcome = Outcome(earlier=earlier.totals if earlier else Totals())
+    checkpoints = out / CHECKPOINTS
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
         if (problem := unreachable(url)) is not None:
             raise ConfigError(f"{problem}; nothing was started")
-        patience = 0.0 if earlier is None else 2 * HELD_SECONDS
+        patience = 2 * HELD_SECONDS if waits else 0.0
         lease = stack.enter_context(RunLease(url, config.run.name, patience_seconds=patience))
-        replay = connect(config.buffer, url=url, run=config.run.name, fresh=earlier is None)
+        replay = _open(config, url, resumes=earlier is not None)
         stack.callback(replay.close)
         stack.enter_context(cluster(config))
         interrupt.listen()
         check_nodes(config, url, out)
-        attempt = replay.begin_attempt(resume.ROLE)
-        if earlier is None:
-            report.clear(out)
-        else:
-            resume.recover(replay, out / CHECKPOINTS, earlier, attempt)
-        report.write_config(config, out)
         pipeline = _Pipeline(config, url, replay, out, outcome, resumes=earlier is not None)
+        # Nothing was refused: from here on what an earlier run left is replaced.
+        if earlier is None:
+            resume.forget(checkpoints)
+            report.clear(out)
+            forget_synthesizers(checkpoints)
+        report.write_config(config, out)
+        state = resume.begin(replay, config.run.name, checkpoints, earlier)
         keeper = Keeper(
             replay,
-            out / CHECKPOINTS,
-            lambda: State(config.run.name, attempt, outcome.all_totals()),
+            checkpoints,
+            lambda: state._replace(totals=outcome.all_totals()),
             config.run.snapshot_seconds,
         )
-        try:
-            with keeper:
-                pipeline.run(interrupt, lease, console)
-        except BaseException as error:
-            outcome.error = error
+        with keeper:
             try:
-                save(config, replay, outcome, out)
-            except Exception:  # what ended the run is what the user has to know first
-                logger.exception("what the run made by then could not be saved")
+                pipeline.run(interrupt, lease, console)
+            except BaseException as error:
+                outcome.error = error
+                try:
+                    save(config, replay, outcome, out)
+                except Exception:  # what ended the run is what the user has to know first
+                    logger.exception("what the run made by then could not be saved")
+                raise
+            result = save(config, replay, outcome, out)
+            keeper.finish()
+            return result
+
+
+def _open(config: PipelineConfig, url: str, *, resumes: bool) -> Replay:
+    """The buffer of a run: empty, unless the run goes on and its own can be used."""
+    try:
+        return connect(config.buffer, url=url, run=config.run.name, fresh=not resumes)
+    except ProtocolMismatch as error:
+        if not resumes:
             raise
-        return save(config, replay, outcome, out)
+        logger.warning("the buffer that is there is not used: %s", error)
+        return connect(config.buffer, url=url, run=config.run.name, fresh=True)
 
 
 class _Pipeline:
@@ -120,11 +148,9 @@ class _Pipeline:
     ) -> None:
         self._config, self._url, self._replay, self._out = config, url, replay, out
         self._outcome, self._resumes = outcome, resumes
+        self._control = Control(config.run.name)
         actor_cpus, self._worker_cpus = cpu_shares(config, *cluster_cpus())
         await_nodes(config, actor_cpus, self._worker_cpus)
-        checkpoints = out / CHECKPOINTS
-        if not resumes:
-            forget_synthesizers(checkpoints)
         places = Places(cpus=actor_cpus, gpus=config.synthesizer.gpus)
         self._supervisor = Supervisor(
             lambda number: start_synthesizer(
@@ -132,7 +158,7 @@ class _Pipeline:
                 url=url,
                 index=number,
                 cpus=actor_cpus,
-                checkpoints=checkpoints,
+                checkpoints=out / CHECKPOINTS,
                 place=places.of(number),
             ),
             config.synthesizer.actors,
@@ -153,9 +179,10 @@ class _Pipeline:
     def run(self, interrupt: Interrupt, lease: RunLease, console: Console) -> None:
         """Starts the services, waits for the student, stops the services."""
         config = self._config
-        control = Control(config.run.name)
         controller = (
-            _Controller(config, self._url, self._out) if config.controller.policy != "off" else None
+            None
+            if config.controller.policy == "off"
+            else start_controller(config, url=self._url, log=self._out / "controller.jsonl")
         )
         self._supervisor.start()
         self._reserve()
@@ -167,7 +194,7 @@ class _Pipeline:
                     try:
                         watch.check()
                         self._check(interrupt, lease)
-                        self._exchange(control)
+                        self._exchange()
                     except SsdkdError:
                         training.end(FINISH_SECONDS)
                         raise
@@ -177,7 +204,7 @@ class _Pipeline:
             if self._reservation is not None:
                 self._reservation.end()
             if controller is not None:
-                self._outcome.controller_failure = controller.end()
+                self._outcome.controller_failure = end_controller(*controller)
 
     def _train(self) -> Any:
         return fit(
@@ -201,7 +228,7 @@ class _Pipeline:
         if (failure := self._supervisor.failure()) is not None:
             raise SsdkdError(f"no synthesizer can be kept running: {failure}")
 
-    def _exchange(self, control: Control) -> None:
+    def _exchange(self) -> None:
         """Says how things are, and does what was ordered."""
         now = time.monotonic()
         if now - self._exchanged < EXCHANGE_SECONDS:
@@ -209,7 +236,7 @@ class _Pipeline:
         self._exchanged = now
         self._autoscale(now)
         self._reserve()
-        control.exchange(self._status(), self._obey)
+        self._control.exchange(self._status(), self._obey)
         if self._stop_ordered:
             raise Stopped("the run was stopped; what there was by then is saved")
 
@@ -265,25 +292,3 @@ class _Pipeline:
         )
         if wanted != self._supervisor.wanted:
             self._supervisor.scale(wanted)
-
-
-class _Controller:
-    """The controller of a run."""
-
-    def __init__(self, config: PipelineConfig, url: str, out: Path) -> None:
-        self._actor, self._run = start_controller(config, url=url, log=out / "controller.jsonl")
-
-    def end(self) -> str | None:
-        """Lets it finish its decision and ends it; why it had ended before, if it had."""
-        failure = None
-        try:
-            ended, _ = ray.wait([self._run], timeout=0)
-            ray.get(ended)
-            ray.get(self._actor.stop.remote(), timeout=5.0)
-        except ray.exceptions.GetTimeoutError:
-            logger.info("the controller was busy for too long, its decision is not waited for")
-        except ray.exceptions.RayError as error:
-            failure = str(error)
-            logger.error("the controller failed, the last parameters stayed in force: %s", error)
-        ray.kill(self._actor)
-        return failure

@@ -6,7 +6,6 @@ itself, for good.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import shutil
@@ -38,8 +37,6 @@ HEALTH_CHECK_SECONDS = "0.5"
 RESIZE_SECONDS = 30.0
 """How often an elastic training looks whether there is room for another number of workers."""
 
-logger = logging.getLogger(__name__)
-
 
 def fit(
     config: DistillerFile,
@@ -52,8 +49,7 @@ def fit(
 ) -> Mapping[str, Any]:
     """Trains the student on the connected Ray cluster; returns when the budget is spent.
 
-    Workers that die are started again from the newest checkpoint, ``distiller.max_failures`` times;
-    so is the process that watches over them.
+    Workers that die are started again from the newest checkpoint, ``distiller.max_failures`` times.
 
     Args:
         config: validated, with absolute file names.
@@ -77,16 +73,7 @@ def fit(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     origin = _origin(config, url, began_seconds)
     _prepare(out, resume=resume)
-    deaths = 0
-    while True:
-        try:
-            return _result(ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin), out)
-        except RayActorError as error:
-            deaths += 1
-            reason = f"the process that watches over the workers died: {_first_line(error)}"
-            if deaths > config.distiller.max_failures:
-                raise SsdkdError(f"the training failed: {reason}") from error
-            logger.warning("%s; the training goes on from its newest checkpoint", reason)
+    return _result(ray_trainer(config, url=url, out=out, cpus=cpus, origin=origin), out)
 
 
 def end_early(out: Path) -> None:
@@ -129,6 +116,13 @@ def _result(trainer: TorchTrainer, out: Path) -> Mapping[str, Any]:
         result = cast(Result, trainer.fit())
     except TrainingFailedError as error:
         raise _translated(error) from error
+    except RayActorError as error:
+        # Not started again here: what it had reserved for the workers stays taken as long as the
+        # driver lives, unless the cluster has a dashboard.
+        raise SsdkdError(
+            "the training failed: the process that watches over its workers died; its newest "
+            f"checkpoint stays, --resume goes on from it ({_first_line(error)})"
+        ) from error
     if result.checkpoint is not None:
         _keep_student(result.checkpoint, out)
     if result.return_value is not None:

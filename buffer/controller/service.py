@@ -20,6 +20,11 @@ from buffer.errors import ConfigError
 from buffer.params import start_params
 from buffer.parsing import parse
 
+FINISH_SECONDS = 5.0
+"""A decision in hand may take so long when a run ends."""
+
+logger = logging.getLogger(__name__)
+
 
 class ControllerService:
     """The controller behind Ray. Constructed from plain data only.
@@ -98,6 +103,27 @@ def start(config: ControllerFile, *, url: str, log: Path) -> tuple[Any, Any]:
     """The actor of :func:`create`, running, and what :func:`ray.get` gives when it has ended."""
     actor = create(config, url=url, log=log)
     return actor, actor.run.remote()
+
+
+def end(actor: Any, run: Any) -> str | None:
+    """Lets the controller finish its decision and ends it; why it had ended before, if it had.
+
+    Args:
+        actor: of :func:`start`.
+        run: likewise.
+    """
+    failure = None
+    try:
+        ended, _ = ray.wait([run], timeout=0)
+        ray.get(ended)
+        ray.get(actor.stop.remote(), timeout=FINISH_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        logger.info("the controller was busy for too long, its decision is not waited for")
+    except ray.exceptions.RayError as error:
+        failure = str(error)
+        logger.error("the controller failed, the last parameters stayed in force: %s", error)
+    ray.kill(actor)
+    return failure
 
 
 def validate(config: ControllerFile) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from buffer.config import BufferTable
 from buffer.errors import ConfigError
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer
-from deploy.resume import ROLE, SNAPSHOT, STATE, Keeper, State, read, recover
+from deploy.config import PipelineConfig, load, locate
+from deploy.pipeline import as_before
+from deploy.report import write_config
+from deploy.resume import SNAPSHOT, STATE, Keeper, State, begin, forget, read
 from deploy.supervisor import Totals
 
+TOTALS = Totals(rounds=7, busy_seconds=2.5)
 TABLE = BufferTable(capacity=20, probe_capacity=4)
 
 
@@ -39,26 +46,33 @@ def fill(replay: ReplayBuffer, count: int = 12) -> None:
     replay.insert(samples, producer="a", sequence=1)
 
 
-def keeper(replay: ReplayBuffer, folder: Path, attempt: int = 1) -> Keeper:
-    totals = Totals(rounds=7, busy_seconds=2.5)
-    return Keeper(replay, folder, lambda: State("mine", attempt, totals), 1e9)
+def keeper(replay: ReplayBuffer, folder: Path, state: State) -> Keeper:
+    return Keeper(replay, folder, lambda: state._replace(totals=TOTALS), 1e9)
+
+
+def die(replay: ReplayBuffer, folder: Path, state: State) -> State:
+    """A pipeline that fails; what the next one finds."""
+    with pytest.raises(KeyError), keeper(replay, folder, state):
+        raise KeyError
+    found = read(folder)
+    assert found is not None
+    return found
 
 
 def test_a_run_that_ended_has_nothing_to_go_on_with_and_one_that_failed_has(
     replay: ReplayBuffer, tmp_path: Path
 ) -> None:
     assert read(tmp_path) is None
-    with keeper(replay, tmp_path):
-        assert read(tmp_path) == State("mine", 1, Totals(rounds=7, busy_seconds=2.5))
-    ended = read(tmp_path)
-    assert ended is not None
-    assert ended.finished
-    with pytest.raises(KeyError), keeper(replay, tmp_path):
-        raise KeyError
-    failed = read(tmp_path)
-    assert failed is not None
-    assert not failed.finished
+    state = begin(replay, "mine", tmp_path, None)
+    assert read(tmp_path) == state
+    assert not state.finished
+    failed = die(replay, tmp_path, state)
+    assert failed == state._replace(totals=TOTALS)
     assert (tmp_path / SNAPSHOT).exists()
+    with keeper(replay, tmp_path, state) as ending:
+        assert read(tmp_path) == failed
+        ending.finish()
+    assert read(tmp_path) == failed._replace(finished=True)
 
 
 def test_a_state_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
@@ -67,34 +81,119 @@ def test_a_state_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_buffer_that_nobody_else_had_is_kept(replay: ReplayBuffer, tmp_path: Path) -> None:
-    earlier = State("mine", replay.begin_attempt(ROLE), Totals())
+def test_a_buffer_that_is_still_the_runs_own_is_kept(replay: ReplayBuffer, tmp_path: Path) -> None:
+    state = begin(replay, "mine", tmp_path, None)
     fill(replay)
-    assert recover(replay, tmp_path, earlier, replay.begin_attempt(ROLE)) == "kept"
-    assert replay.info().size == 12
+    for _ in range(3):  # without a word in between: refused, or killed at once
+        state = begin(replay, "mine", tmp_path, state)
+        assert state == read(tmp_path)
+        assert replay.info().size == 12
 
 
 def test_a_buffer_that_somebody_had_meanwhile_is_restored(
     replay: ReplayBuffer, tmp_path: Path
 ) -> None:
-    earlier = State("mine", replay.begin_attempt(ROLE), Totals())
+    first = begin(replay, "mine", tmp_path, None)
     fill(replay)
-    with pytest.raises(KeyError), keeper(replay, tmp_path, earlier.attempt):
-        raise KeyError
-    replay.begin_attempt(ROLE)
+    earlier = die(replay, tmp_path, first)
+    begin(replay, "mine", tmp_path / "elsewhere", None)
     replay.reset()
     fill(replay, 3)
-    assert recover(replay, tmp_path, earlier, replay.begin_attempt(ROLE)) == "restored"
+    state = begin(replay, "mine", tmp_path, earlier)
     assert replay.info().size == 12
+    assert state.mark not in (None, first.mark)
+
+
+def test_another_runs_buffer_on_a_server_that_lost_its_data_is_not_taken_for_ones_own(
+    replay: ReplayBuffer, server: RedisServer, tmp_path: Path
+) -> None:
+    earlier = begin(replay, "mine", tmp_path, None)
+    fill(replay)
+    redis.Redis.from_url(server.url).flushall()
+    replay.reset()
+    other = begin(replay, "mine", tmp_path / "elsewhere", None)
+    assert other.attempt == earlier.attempt, "else the test shows nothing"
+    fill(replay, 3)
+    begin(replay, "mine", tmp_path, earlier)
+    assert replay.info().size == 0
+
+
+def test_what_another_run_left_is_nothing_to_go_on_with(
+    replay: ReplayBuffer, tmp_path: Path
+) -> None:
+    fill(replay)
+    die(replay, tmp_path, begin(replay, "theirs", tmp_path, None))
+    forget(tmp_path)
+    replay.reset()
+    state = begin(replay, "mine", tmp_path, None)
+    redis_lost = state._replace(mark="another")
+    begin(replay, "mine", tmp_path, redis_lost)
+    assert replay.info().size == 0
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 def test_without_a_snapshot_that_can_be_read_the_buffer_is_filled_anew(
     replay: ReplayBuffer, tmp_path: Path, damaged: bool
 ) -> None:
-    earlier = State("mine", 5, Totals())
     fill(replay)
     if damaged:
         (tmp_path / SNAPSHOT).write_bytes(b"no archive")
-    assert recover(replay, tmp_path, earlier, replay.begin_attempt(ROLE)) == "empty"
+    begin(replay, "mine", tmp_path, State("mine", 5))
     assert replay.info().size == 0
+
+
+def test_a_folder_that_is_away_for_a_while_ends_no_saving(
+    replay: ReplayBuffer, tmp_path: Path
+) -> None:
+    folder, away = tmp_path / "checkpoints", tmp_path / "away"
+    state = begin(replay, "mine", folder, None)
+    fill(replay)
+    with Keeper(replay, folder, lambda: state, 0.05) as saving:
+        until((folder / SNAPSHOT).exists)
+        folder.rename(away)
+        folder.write_text("no folder")
+        time.sleep(0.3)
+        folder.unlink()
+        folder.mkdir()
+        until((folder / SNAPSHOT).exists)
+        until((folder / STATE).exists)
+        saving.finish()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def configured(**changes: Any) -> PipelineConfig:
+    sets = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    return load(locate("digits"), sets)
+
+
+def test_a_run_goes_on_with_the_teacher_it_had_made(tmp_path: Path) -> None:
+    made = tmp_path / "teacher.safetensors"
+    write_config(configured(**{"teacher.weights": str(made)}), tmp_path)
+    assert as_before(configured(), tmp_path).teacher.weights == "deploy.digits:teacher"
+    made.write_bytes(b"weights")
+    found = as_before(configured(**{"synthesizer.actors": 4}), tmp_path)
+    assert found.teacher.weights == str(made)
+    assert found.synthesizer.actors == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "setting", "value"),
+    [
+        ("student.kwargs", "student.kwargs.width", 8),
+        ("teacher.mean", "teacher.mean", [0.4]),
+        ("teacher.weights", "teacher.weights", "/another.safetensors"),
+        ("synthesizer.method", "synthesizer.method", "another.package:Method"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_network_or_method(
+    tmp_path: Path, field: str, setting: str, value: Any
+) -> None:
+    write_config(configured(), tmp_path)
+    with pytest.raises(ConfigError, match=rf"^{field} \(.*\) is .* would mix what it learnt"):
+        as_before(configured(**{setting: value}), tmp_path)

@@ -29,7 +29,6 @@ QUICK = [
 PROCESSES = {
     "synthesizer": "ray::SynthesizerService",
     "distiller": "ray::RayTrainWorker",
-    "overseer of the distillers": "ray::TrainController",
     "controller": "ray::ControllerService",
 }
 
@@ -89,7 +88,7 @@ class Run:
         result: dict[str, Any] = json.loads((self.out / "result.json").read_text())
         return result, output
 
-    def clean_up(self) -> list[psutil.Process]:
+    def clean_up(self, seconds: float = 20) -> list[psutil.Process]:
         """Ends what still runs; the processes that had outlived a run that ended by itself."""
         self._descendants()
         if self.process.poll() is None:
@@ -97,7 +96,7 @@ class Run:
             self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
-        left = survivors(self._seen)
+        left = survivors(self._seen, seconds)
         for orphan in left:
             orphan.kill()
         return left

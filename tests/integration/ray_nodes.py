@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 90.0
@@ -34,6 +41,117 @@ class Node:
     def log(self) -> str:
         """What it printed."""
         return self._log.read_text(errors="replace")[-3000:]
+
+    def processes(self) -> list[psutil.Process]:
+        """The raylet, and what it has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def kill(self) -> None:
+        """SIGKILL to everything of it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class RayNodes:
+    """Head and workers; a context manager that leaves no process behind.
+
+    Args:
+        folder: short, for sockets and logs.
+        head_cpus: logical CPUs of the head.
+        head_environment: variables that only the head has.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        head_cpus: int = 1,
+        head_environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.token = secrets.token_hex(16)
+        self._folder = folder
+        gcs, dashboard = free_port(), free_port()
+        self.gcs = f"127.0.0.1:{gcs}"
+        self.address = f"http://127.0.0.1:{dashboard}"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self.environment = kept | {
+            "HOME": str(folder),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+        }
+        options = [
+            *("--head", f"--port={gcs}", f"--num-cpus={head_cpus}"),
+            *(f"--dashboard-port={dashboard}", f"--temp-dir={folder / 'ray'}"),
+            *(f"--ray-client-server-port={free_port()}", "--node-ip-address=127.0.0.1"),
+            *own_ports(),
+        ]
+        environment = self.environment | dict(head_environment or {})
+        self.nodes = [Node(options, environment, folder / "head.log", inside=())]
+
+    def __enter__(self) -> RayNodes:
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def add(self, *, cpus: int, inside: Sequence[str] = ()) -> Node:
+        """Starts a worker node; ``inside`` a command that runs the command behind it."""
+        options = [
+            *(f"--address={self.gcs}", f"--num-cpus={cpus}"),
+            # An address of its own, as other machines would have.
+            *(f"--node-ip-address=127.0.0.{1 + len(self.nodes)}", *own_ports()),
+        ]
+        log = self._folder / f"node{len(self.nodes)}.log"
+        node = Node(options, self.environment, log, inside=inside)
+        self.nodes.append(node)
+        return node
+
+    def wait_for_all(self) -> None:
+        """Until all nodes that were added are there."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._alive() < len(self.nodes):
+            logs = "\n".join(node.log() for node in self.nodes)
+            assert time.monotonic() < deadline, logs
+            time.sleep(0.5)
+
+    def _alive(self) -> int:
+        request = urllib.request.Request(
+            self.address + "/nodes?view=summary", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found = json.loads(answer.read())["data"]["summary"]
+        return sum(node["raylet"].get("state") == "ALIVE" for node in found)
+
+    def close(self) -> None:
+        """Kills all nodes, the head last, and the jobs, which are in groups of their own."""
+        for node in reversed(self.nodes):
+            node.kill()
+        for process in self._marked():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def find(self, words: str) -> list[psutil.Process]:
+        """The processes of the cluster, jobs included, with these words in their command line."""
+        found = []
+        for process in self._marked():
+            with suppress(psutil.NoSuchProcess):
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def _marked(self) -> Iterator[psutil.Process]:
+        mark = f"RAY_AUTH_TOKEN={self.token}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, psutil.NoSuchProcess):
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    yield psutil.Process(int(folder.name))
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """``ssdkd`` from outside the cluster, as in the documents: with its address and token."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,16 @@ def until_a_step(replay: ReplayBuffer, running: Callable[[], bool]) -> None:
 
 def processes(title: str) -> list[psutil.Process]:
     """The processes of this test's Ray actors of a class."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if title in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just died
+            if title in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
-@pytest.mark.parametrize("title", ["RayTrainWorker", "TrainController"])
-def test_a_killed_process_resumes_from_its_checkpoint(
-    make_config: Configure, server: RedisServer, train: Train, tmp_path: Path, title: str
+def test_a_killed_worker_resumes_from_its_checkpoint(
+    make_config: Configure, server: RedisServer, train: Train, tmp_path: Path
 ) -> None:
     config = make_config(
         "run.steps=1500", "distiller.checkpoint_seconds=0.5", "distiller.snapshot_seconds=0.2"
@@ -151,7 +155,7 @@ def test_a_killed_process_resumes_from_its_checkpoint(
     committed = out / CHECKPOINTS / "distiller" / "checkpoint_manager_snapshot.json"
     while not training.done() and not committed.exists():
         time.sleep(0.02)
-    (victim,) = processes(title)
+    (victim,) = processes("RayTrainWorker")
     victim.kill()
     assert survivors([victim]) == []
     metrics = training.result()
@@ -178,6 +182,27 @@ def test_a_killed_process_resumes_from_its_checkpoint(
     kept = safetensors.torch.load_file(out / "student.safetensors")
     assert all(torch.equal(saved[name], published[name]) for name in saved)
     assert all(torch.equal(kept[name], published[name]) for name in saved)
+    replay.close()
+
+
+def test_a_training_whose_overseer_is_killed_says_so_and_can_be_resumed(
+    make_config: Configure, server: RedisServer, train: Train, tmp_path: Path
+) -> None:
+    config = make_config("run.steps=1000000", "distiller.checkpoint_seconds=0.5")
+    replay, out = fill(config, server), tmp_path / "out"
+    training = train(config)
+    committed = out / CHECKPOINTS / "distiller" / "checkpoint_manager_snapshot.json"
+    while not training.done() and not committed.exists():
+        time.sleep(0.02)
+    (victim,) = processes("TrainController")
+    victim.kill()
+    assert survivors([victim, *processes("RayTrainWorker")]) == []
+    with pytest.raises(SsdkdError, match="the process that watches over its workers died; its"):
+        training.result(60)
+    reached = journal(out)[-1]["version"][1]
+    longer = make_config(f"run.steps={reached + 10}")
+    assert train(longer, resume=True).result()["student_steps"] == reached + 10
+    assert min(line["version"][1] for line in journal(out) if line["version"][0] == 2) > 0
     replay.close()
 
 

@@ -33,6 +33,9 @@ STEPS = 1000 + 100 * FAULTS
 FIRST, LAST = 200, STEPS - 500
 """Steps between which the faults come; behind the last one the run has time to notice it."""
 NOISE = 3.0
+"""Points of accuracy. Eleven undisturbed demos (docs/benchmarks.md) and two runs of these settings
+over 2,500 steps have a standard deviation of 0.56: this is 3.8 times that of a difference of two.
+Chosen before any run under fire."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,10 +117,11 @@ class Fire:
         assert survivors([victim]) == []
 
     def _kill_pipeline(self) -> None:
-        self.run.find("synthesizer")  # notes all that it has started
+        services = [each for service in PROCESSES for each in self.run.find(service)]
         self.run.process.kill()
         self.run.process.wait()
-        assert self.run.clean_up() == [], "these outlived their pipeline"
+        assert survivors(services) == []
+        self.run.clean_up(0)  # Ray's own agents take half a minute to notice
         self.run = self._start_run(*self._settings, resume=self.run)
 
     def _kill_server(self, *, keep: bool) -> None:
