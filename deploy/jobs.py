@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shlex
 import tempfile
 import time
@@ -238,6 +239,9 @@ def staged(config: Path) -> tuple[tempfile.TemporaryDirectory[str], str]:
 def _client(address: str) -> Any:
     """Ray's client, but one that does not wait for ever."""
     from ray.job_submission import JobSubmissionClient
+
+    # It says that a followed log has come to its end, among what the job has printed.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
