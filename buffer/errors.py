@@ -12,6 +12,7 @@
     ├── Starved                  no batch could be drawn for too long
     ├── Diverged                 the training left the finite numbers
     └── Interrupted              the user, or the cluster, asked the run to end early
+        └── Stopped              by an order to its pipeline, which has obeyed
 """
 
 from __future__ import annotations
@@ -66,3 +67,7 @@ class Diverged(SsdkdError, ArithmeticError):
 
 class Interrupted(SsdkdError):
     """The user, or the cluster, asked the run to end early."""
+
+
+class Stopped(Interrupted):
+    """An order to the pipeline ended the run early: the pipeline did what it was told."""

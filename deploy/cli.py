@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from buffer.config import absolute_paths
-from buffer.errors import ConfigError, Interrupted, SsdkdError
+from buffer.errors import ConfigError, Interrupted, SsdkdError, Stopped
 from deploy import __version__
 from deploy.config import load, locate, shipped
 from deploy.pipeline import execute
@@ -173,7 +173,7 @@ def stop(
         server.stop(name)
     else:
         server.order(name, "stop")
-    console.print(f"{name}: asked to stop")
+    console.print(f"{name}: stopping")
 
 
 @app.command()
@@ -227,7 +227,10 @@ def _job(
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=N.")] = None,
 ) -> None:
     """Run the whole pipeline as a Ray job; goes on if an earlier job of this run did not end."""
-    _execute(config, assignments, out, seed, resume="if unfinished")
+    try:
+        _execute(config, assignments, out, seed, resume="if unfinished")
+    except Stopped as stopped:  # a job that does what it was told has not failed
+        console.print(Text(str(stopped)), soft_wrap=True)
 
 
 def job() -> None:

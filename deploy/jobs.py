@@ -6,25 +6,29 @@ Only the server's HTTP port and its token are needed. Orders travel as small job
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
+import logging
 import shlex
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from buffer.errors import ConfigError, SsdkdError
+from deploy.auth import given_token
 
 PYTHON = "python"
 ANSWER_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
-ORDER_SECONDS = 60.0
+ORDER_SECONDS = 90.0
+"""For the job of an order to begin, and to wait for the pipeline's answer."""
 POLL_SECONDS = 0.5
 STOP_SECONDS = "60"
 """A job that is told to stop may take so long to save its student; Ray would kill it after 3."""
@@ -62,10 +66,7 @@ class JobServer:
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
-        # Ray reads the mode when it is imported.
-        if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-        self._check()
+        self._check(given_token())
         self._client = _client(self._address)
 
     def submit(
@@ -124,16 +125,27 @@ class JobServer:
         return self.status(max(found)[1])
 
     def logs(self, identity: str, *, follow: bool = False) -> Iterator[str]:
-        """What a job has printed; if it is followed, until it ends."""
-        printed = 0
-        while True:
-            job = self._job(identity)
-            text = self._asked(partial(self._client.get_job_logs, identity))
-            yield text[printed:]
-            printed = len(text)
-            if not follow or job is None or job.ended:
-                return
-            time.sleep(POLL_SECONDS)
+        """What a job has printed; if it is followed, part by part until it ends."""
+        if not follow:
+            yield self._asked(partial(self._client.get_job_logs, identity))
+            return
+        parts = self._client.tail_job_logs(identity)
+        with asyncio.Runner() as loop:
+            while (part := loop.run(self._next(parts, identity))) is not None:
+                yield part
+
+    async def _next(self, parts: AsyncIterator[str], identity: str) -> str | None:
+        """What a job prints next; ``None`` if it has ended."""
+        from aiohttp import ClientError
+
+        coming = asyncio.ensure_future(anext(parts, None))
+        # A server that is cut off does not end the stream: after a while in silence it is asked.
+        while not (await asyncio.wait([coming], timeout=REQUEST_SECONDS))[0]:
+            self.status(identity)
+        try:
+            return coming.result()
+        except (ClientError, RuntimeError, OSError) as error:
+            raise self._failed(error) from error
 
     def status(self, identity: str) -> Job:
         """How a job is."""
@@ -143,11 +155,11 @@ class JobServer:
         return job
 
     def order(self, name: str, *words: str) -> dict[str, Any]:
-        """Has a running pipeline do something; what it said of itself last.
+        """Has a running pipeline do something, or say what it does; its answer.
 
         Raises:
             ConfigError: the run has no job, or it has ended.
-            SsdkdError: the pipeline does not answer.
+            SsdkdError: the pipeline refuses, or has not answered in time.
         """
         job = self.find(name)
         if job.ended:
@@ -164,17 +176,23 @@ class JobServer:
                 self._asked(partial(self._client.stop_job, identity))
                 raise SsdkdError(f"run ({name}): no answer within {ORDER_SECONDS:g} s")
             time.sleep(POLL_SECONDS)
-        return _answer(self._asked(partial(self._client.get_job_logs, identity)))
+        printed = self._asked(partial(self._client.get_job_logs, identity))
+        with suppress(SsdkdError):  # nothing but a line too many in the list of jobs
+            self._asked(partial(self._client.delete_job, identity))
+        return _answer(printed)
 
     def stop(self, name: str) -> None:
-        """Ends the job of a run: its pipeline is told to, and killed a few seconds later."""
+        """Ends the job of a run: its pipeline is told to, and killed a minute later."""
         self._asked(partial(self._client.stop_job, self.find(name).id))
 
     def _asked(self, call: Callable[[], Answer]) -> Answer:
         try:
             return call()
         except (RuntimeError, OSError) as error:
-            raise SsdkdError(f"the job server at {self._address}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> SsdkdError:
+        return SsdkdError(f"the job server at {self._address}: {' '.join(str(error).split())}")
 
     def _job(self, identity: str) -> Job | None:
         try:
@@ -187,18 +205,18 @@ class JobServer:
         message = (info.message or "").partition(", last available logs")[0]
         return Job(identity, info.status.value, message, info.runtime_env or {})
 
-    def _check(self) -> None:
+    def _check(self, token: str | None) -> None:
         """Asks for the version, with patience that the client of Ray does not have."""
         if not self._address.startswith(("http://", "https://")):
             raise ConfigError(_not_ray(self._address, "it does not begin with http:// or https://"))
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
-            url = self._address + "/api/version"
-            request = urllib.request.Request(url, headers=_authorization())
+            request = urllib.request.Request(self._address + "/api/version", headers=headers)
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
                 theirs = str(json.loads(answer.read())["ray_version"])
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
-                raise ConfigError(_token_message(self._address)) from error
+                raise ConfigError(_token_message(self._address, token)) from error
             raise ConfigError(_not_ray(self._address, f"it answers {error.code}")) from error
         except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
             raise ConfigError(_not_ray(self._address, str(error))) from error
@@ -222,6 +240,9 @@ def _client(address: str) -> Any:
     """Ray's client, but one that does not wait for ever."""
     from ray.job_submission import JobSubmissionClient
 
+    # It says that a followed log has come to its end, among what the job has printed.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             limits = (ANSWER_SECONDS, REQUEST_SECONDS)
@@ -230,19 +251,8 @@ def _client(address: str) -> Any:
     return Client(address)
 
 
-def _authorization() -> dict[str, str]:
-    token = os.environ.get("RAY_AUTH_TOKEN")
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token is None and path is not None:
-        try:
-            token = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"RAY_AUTH_TOKEN_PATH ({path}): {error.strerror}") from error
-    return {} if not token else {"Authorization": f"Bearer {token}"}
-
-
-def _token_message(address: str) -> str:
-    given = "the one given is not valid there" if _authorization() else "none is given"
+def _token_message(address: str, token: str | None) -> str:
+    given = "the one given is not valid there" if token else "none is given"
     return (
         f"--address ({address}): the cluster asks for a token, and {given}; set RAY_AUTH_TOKEN, or "
         "RAY_AUTH_TOKEN_PATH to a file with it (on the head: ray get-auth-token)"

@@ -64,7 +64,7 @@ def status(name: str, address: str) -> dict[str, Any]:
     try:
         return found | server.order(name, "status")
     except SsdkdError as error:
-        return found | {"phase": "starting", "detail": str(error)}
+        return found | {"phase": "unknown", "detail": str(error)}
 
 
 def _check_no_secrets(config: PipelineConfig) -> None:

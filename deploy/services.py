@@ -20,6 +20,7 @@ from buffer.errors import (
     Interrupted,
     ProtocolMismatch,
     SsdkdError,
+    Stopped,
 )
 from buffer.interface import Replay
 from buffer.lease import HELD_SECONDS, RunLease
@@ -27,7 +28,7 @@ from buffer.server import RedisServer
 from deploy import report, resume
 from deploy.cluster import await_nodes, check_nodes, cluster, cluster_cpus, unreachable
 from deploy.config import PipelineConfig
-from deploy.control import Control
+from deploy.control import Control, Order
 from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.fitting import Several
@@ -76,7 +77,7 @@ def run(
         What was written to ``result.json``.
 
     Raises:
-        Interrupted: a signal or an order ended the run; what there is was saved.
+        Interrupted: a signal ended the run, or an order (``Stopped``); what there is was saved.
         SsdkdError: a service could not be started or kept running; likewise.
     """
     outcome = Outcome(earlier=earlier.totals if earlier else Totals())
@@ -151,7 +152,7 @@ class _Pipeline:
     ) -> None:
         self._config, self._url, self._replay, self._out = config, url, replay, out
         self._outcome, self._resumes = outcome, resumes
-        self._control = Control()
+        self._control = Control(config.run.name)
         actor_cpus, self._worker_cpus = cpu_shares(config, cluster_cpus())
         actor = resources(actor_cpus, config.synthesizer.gpus)
         worker = resources(self._worker_cpus, config.distiller.gpus)
@@ -175,7 +176,7 @@ class _Pipeline:
         table, self._autoscaler = config.synthesizer, None
         if table.max_actors is not None:
             self._autoscaler = Autoscaler(table.min_actors or 1, table.max_actors)
-        self._exchanged = 0.0
+        self._exchanged, self._stop_ordered = 0.0, False
 
     def run(self, interrupt: Interrupt, lease: RunLease, console: Console) -> None:
         """Starts the services, waits for the student, stops the services."""
@@ -236,13 +237,19 @@ class _Pipeline:
         self._exchanged = now
         self._autoscale(now)
         self._reserve()
-        for order in self._control.exchange(self._status()):
-            if order.kind == "stop":
-                raise Interrupted("the run was stopped; what there was by then is saved")
+        self._control.exchange(self._status(), self._obey)
+        if self._stop_ordered:
+            raise Stopped("the run was stopped; what there was by then is saved")
+
+    def _obey(self, order: Order) -> str | None:
+        """Carries out an order; why not, if it cannot be."""
+        if order.kind == "stop":
+            self._stop_ordered = True
+        else:
             self._scale(order.number)
+        return None
 
     def _scale(self, wanted: int) -> None:
-        """Does what somebody ordered."""
         if self._autoscaler is not None and not self._autoscaler.allows(wanted):
             logger.warning("synthesizer.max_actors: %d by hand ends automatic scaling", wanted)
             self._autoscaler = None

@@ -87,6 +87,13 @@ def test_workers_on_gpus_take_the_other_image() -> None:
     assert device["capabilities"] == ["gpu"]
 
 
+def test_a_worker_that_has_all_gpus_is_the_only_one() -> None:
+    worker = yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text())["services"]["worker"]
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device["count"] == "all"
+    assert worker["container_name"]  # so that compose refuses to scale it
+
+
 def test_redis_is_reached_by_ray_only_and_beside_its_port() -> None:
     redis = SERVICES["redis"]
     assert "ports" not in redis

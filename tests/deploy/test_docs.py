@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from deploy.jobs import RUN
 from tests.deploy.manifests import OVERLAYS, ROOT
 
 SECURITY = (ROOT / "docs" / "security.md").read_text()
@@ -37,6 +39,16 @@ def test_every_overlay_and_link_is_told_of_and_leads_somewhere() -> None:
     for page in (SECURITY, CLUSTER):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page):
             assert (Path(ROOT / "docs") / target).exists()
+
+
+def test_every_job_that_is_submitted_by_ray_is_found_by_its_run_s_name() -> None:
+    commands = CLUSTER.replace("\\\n", " ")
+    submitted = re.findall(r"ray job submit --address (.*)", commands)
+    assert len(submitted) > 1
+    for options in submitted:
+        (metadata,) = re.findall(r"--metadata-json '(.*?)'", options)
+        (name,) = re.findall(r"--set run\.name=(\S+)", options)
+        assert json.loads(metadata) == {RUN: name}
 
 
 def said(node: ast.AST) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import threading
@@ -19,6 +20,9 @@ from deploy import jobs
 from deploy.cli import app
 from deploy.jobs import JobServer, _answer
 from tests.buffer.servers import TcpServer
+
+# Ray's own call.
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
 
 
 @pytest.fixture
@@ -58,8 +62,9 @@ def answering(servers: list[HTTPServer]) -> Callable[[int, bytes], str]:
 
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +95,13 @@ def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mon
             JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
+@pytest.mark.parametrize(
+    "ask", [lambda server: server.find("a"), lambda server: list(server.logs("a", follow=True))]
+)
 def test_a_server_that_falls_silent_is_not_waited_for(
-    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
+    answering: Callable[[int, bytes], str],
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[JobServer], object],
 ) -> None:
     address = answering(200, json.dumps({"ray_version": ray.__version__}).encode())
     server = JobServer(address)
@@ -101,7 +111,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(
         silent.listen()
         server._client._address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(SsdkdError, match=r"the job server at .*: .*timed out"):
-            server.find("a")
+            ask(server)
 
 
 def test_another_server_is_no_job_server(tmp_path: Path) -> None:
@@ -120,7 +130,12 @@ def test_another_version_of_ray_is_named(answering: Callable[[int, bytes], str])
 
 
 @pytest.mark.parametrize(
-    "ask", [lambda server: server.find("a"), lambda server: list(server.logs("a"))]
+    "ask",
+    [
+        lambda server: server.find("a"),
+        lambda server: list(server.logs("a")),
+        lambda server: list(server.logs("a", follow=True)),
+    ],
 )
 def test_a_server_that_goes_away_is_named(
     servers: list[HTTPServer],
@@ -129,7 +144,9 @@ def test_a_server_that_goes_away_is_named(
 ) -> None:
     server = JobServer(answering(200, json.dumps({"ray_version": ray.__version__}).encode()))
     stop(servers.pop())
-    with pytest.raises(SsdkdError, match=r"the job server at http.*: .*Connection refused"):
+    with pytest.raises(
+        SsdkdError, match=r"the job server at http.*: .*(Connection refused|Connect call failed)"
+    ):
         ask(server)
 
 
@@ -147,12 +164,72 @@ def test_a_token_that_is_missing_or_wrong_is_said(
         JobServer(address)
 
 
-def test_a_file_of_a_token_that_is_not_there_is_named(
-    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("", "Is a directory"),
+        (b"\xff\xfe\x00", "it is no text"),
+        (b"s3cret\ntoken", "not one line of ASCII"),
+    ],
+)
+def test_a_file_that_holds_no_token_is_named(
+    answering: Callable[[int, bytes], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: bytes | str | None,
+    message: str,
 ) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"RAY_AUTH_TOKEN_PATH \(.*none\): No such file"):
+    path = tmp_path / "token"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path.mkdir()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    with pytest.raises(ConfigError, match=rf"^RAY_AUTH_TOKEN_PATH \(.*token\): .*{message}"):
         JobServer(answering(401, b""))
+
+
+@pytest.mark.parametrize("token", ["s3cret\ntoken", "s3cret-t\u00f6ken", "s3cret-\u03bb"])
+def test_what_can_be_no_token_is_neither_sent_nor_shown(
+    answering: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN: it is not one line") as refused:
+        JobServer(answering(200, b"{}"))
+    assert "s3cret" not in str(refused.value)
+
+
+def test_white_space_around_a_token_is_left_out(
+    servers: list[HTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"ray_version": ray.__version__}).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            """Nothing."""
+
+    servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+    threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", " s3cret-token\n")
+    JobServer(f"http://127.0.0.1:{servers[-1].server_port}")
+    assert seen[0] == "Bearer s3cret-token"
+    assert os.environ["RAY_AUTH_TOKEN"] == "s3cret-token"  # for Ray's own client
+
+
+def test_a_log_that_cannot_be_followed_is_one_line(
+    answering: Callable[[int, bytes], str],
+) -> None:
+    server = JobServer(answering(200, json.dumps({"ray_version": ray.__version__}).encode()))
+    with pytest.raises(SsdkdError, match=r"the job server at http.*: .*200") as error:
+        list(server.logs("a", follow=True))
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_an_order_is_answered_by_its_last_line() -> None:

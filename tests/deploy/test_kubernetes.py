@@ -14,6 +14,7 @@ import pytest
 
 from deploy import __version__
 from deploy.config import load
+from deploy.jobs import RUN
 from tests.deploy.manifests import (
     COMPONENTS,
     KUBERNETES,
@@ -189,6 +190,16 @@ def test_the_job_reads_the_configuration_that_is_mounted(
     words = job["spec"]["entrypoint"].split()
     assert words[1:] == ["-m", "deploy.pipeline", "--config", f"{mount['mountPath']}/run.yaml"]
     assert words[0].startswith("/")
+
+
+@needs_kustomize
+@pytest.mark.parametrize("overlay", [each for each in OVERLAYS if each.endswith("job")])
+def test_the_job_is_found_by_the_name_of_the_run_that_is_mounted(
+    rendered: dict[str, list[Document]], overlay: str
+) -> None:
+    (job,) = (each for each in rendered[overlay] if each["kind"] == "RayJob")
+    name = load(KUBERNETES / "overlays" / overlay / "run.yaml").run.name
+    assert job["spec"]["metadata"] == {RUN: name}
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.parts[-3])

@@ -111,7 +111,7 @@ def test_a_run_is_submitted_scaled_and_makes_a_good_student(
     until(running(2))
     until(lambda: status(nodes, "scaled").get("step", 0) > 1500)
     assert nodes.command("stop", "scaled").returncode == 0
-    until(lambda: status(nodes, "scaled")["job_status"] == "FAILED")  # its exit status is 130
+    until(lambda: status(nodes, "scaled")["job_status"] == "SUCCEEDED")
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["interrupted"]
     assert result["synthesizer_restarts"] == 0

@@ -59,7 +59,7 @@ def test_a_run_finds_how_many_synthesizers_it_needs(
     until(lambda: status(nodes, "sized").get("phase") == "distilling")
     until(as_many, 240)
     assert nodes.command("stop", "sized").returncode == 0
-    until(lambda: status(nodes, "sized")["job_status"] == "FAILED")  # its exit status is 130
+    until(lambda: status(nodes, "sized")["job_status"] == "SUCCEEDED")
     assert json.loads((out / "result.json").read_text())["synthesizer_restarts"] == 0
 
 
@@ -103,5 +103,5 @@ def test_a_training_takes_the_room_there_is_and_leaves_that_of_synthesizers(
     step = status(nodes, "elastic")["step"]
     until(lambda: steps_of(1) and status(nodes, "elastic")["step"] > step)
     assert nodes.command("stop", "elastic").returncode == 0
-    until(lambda: status(nodes, "elastic")["job_status"] == "FAILED")
+    until(lambda: status(nodes, "elastic")["job_status"] == "SUCCEEDED")
     assert json.loads((out / "result.json").read_text())["attempts"] >= 3
