@@ -24,7 +24,8 @@ from typing import Any, Literal, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from buffer.errors import SsdkdError
+from buffer.errors import BufferUnavailable, SsdkdError
+from buffer.interface import Replay
 
 NAME = "pipeline"
 ANSWER_SECONDS = 30.0
@@ -145,6 +146,25 @@ class Control:
     @staticmethod
     def _said(reply: Any) -> Any:
         return ray.get(reply, timeout=EXCHANGE_SECONDS)
+
+
+def progress_of(replay: Replay) -> dict[str, Any]:
+    """How far a run is, by its buffer, as plain data."""
+    try:
+        info, progress = replay.info(), replay.progress()
+    except BufferUnavailable as error:
+        return {"phase": "waiting for the buffer", "buffer": str(error)}
+    size = {"size": info.size, "inserted": info.inserted, "sampled": info.sampled}
+    if progress is None:
+        return {"phase": "filling", "buffer": size}
+    return {
+        "phase": progress.phase,
+        "buffer": size,
+        "step": progress.version.step,
+        "attempt": progress.version.attempt,
+        "elapsed_share": progress.elapsed_share,
+        "agreement": progress.agreement,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

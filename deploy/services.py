@@ -28,7 +28,7 @@ from buffer.server import RedisServer
 from deploy import report, resume
 from deploy.cluster import await_nodes, check_nodes, cluster, cluster_cpus, unreachable
 from deploy.config import PipelineConfig
-from deploy.control import Control, Order
+from deploy.control import Control, Order, progress_of
 from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.fitting import Several
@@ -257,27 +257,13 @@ class _Pipeline:
         self._supervisor.release()
 
     def _status(self) -> dict[str, Any]:
-        status: dict[str, Any] = {
+        return {
             "run": self._config.run.name,
             "out": str(self._out),
             "synthesizers_wanted": self._supervisor.wanted,
             "scaling": "by hand" if self._autoscaler is None else "automatic",
             "synthesizers": self._supervisor.describe(),
-        }
-        try:
-            info, progress = self._replay.info(), self._replay.progress()
-        except BufferUnavailable as error:
-            return status | {"phase": "waiting for the buffer", "buffer": str(error)}
-        status["buffer"] = {"size": info.size, "inserted": info.inserted, "sampled": info.sampled}
-        if progress is None:
-            return status | {"phase": "filling"}
-        return status | {
-            "phase": progress.phase,
-            "step": progress.version.step,
-            "attempt": progress.version.attempt,
-            "elapsed_share": progress.elapsed_share,
-            "agreement": progress.agreement,
-        }
+        } | progress_of(self._replay)
 
     def _reserve(self) -> None:
         wanted = self._supervisor.wanted
