@@ -34,6 +34,9 @@ STOP_SECONDS = "60"
 """A job that is told to stop may take so long to save its student; Ray would kill it after 3."""
 RUN = "ssdkd_run"
 """The key of a job's metadata under which its run's name is."""
+ORDER = "ssdkd_order"
+"""The same of a job that brings an order to a run."""
+FORGET_SECONDS = 10.0
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 Answer = TypeVar("Answer")
@@ -161,6 +164,7 @@ class JobServer:
             ConfigError: the run has no job, or it has ended.
             SsdkdError: the pipeline refuses, or has not answered in time.
         """
+        self._forget_orders()
         job = self.find(name)
         if job.ended:
             raise ConfigError(
@@ -168,7 +172,12 @@ class JobServer:
             )
         entrypoint = shlex.join([PYTHON, "-m", "deploy.control", name, *words])
         identity = self._asked(
-            partial(self._client.submit_job, entrypoint=entrypoint, runtime_env=job.environment)
+            partial(
+                self._client.submit_job,
+                entrypoint=entrypoint,
+                runtime_env=job.environment,
+                metadata={ORDER: name},
+            )
         )
         deadline = time.monotonic() + ORDER_SECONDS
         while not self.status(identity).ended:
@@ -177,9 +186,18 @@ class JobServer:
                 raise SsdkdError(f"run ({name}): no answer within {ORDER_SECONDS:g} s")
             time.sleep(POLL_SECONDS)
         printed = self._asked(partial(self._client.get_job_logs, identity))
-        with suppress(SsdkdError):  # nothing but a line too many in the list of jobs
-            self._asked(partial(self._client.delete_job, identity))
         return _answer(printed)
+
+    def _forget_orders(self) -> None:
+        """Deletes the jobs of earlier orders.
+
+        Not at once: Ray looks after a job a little longer, and would list it again, as failed.
+        """
+        latest = 1000 * (time.time() - FORGET_SECONDS)
+        for job in self._asked(self._client.list_jobs):
+            if ORDER in (job.metadata or {}) and job.end_time and job.end_time < latest:
+                with suppress(SsdkdError):  # nothing but a line too many in the list of jobs
+                    self._asked(partial(self._client.delete_job, job.submission_id))
 
     def stop(self, name: str) -> None:
         """Ends the job of a run: its pipeline is told to, and killed a minute later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,10 +102,13 @@ def test_orders_are_answered_and_leave_no_job_and_the_log_is_followed_to_its_end
     assert followed.returncode == 0, printed
     lines = printed.splitlines()
     assert lines[lines.index("first") :][-1] == "last ['scale', 'stop']", printed
-    assert [job["metadata"] for job in listed(nodes)] == [{"ssdkd_run": "orders"}]
+    assert len(listed(nodes)) > 1
+    time.sleep(11)
     after = nodes.command("stop", "orders")
     assert after.returncode == 2
     assert "its job has ended (SUCCEEDED), nobody takes orders" in after.stderr
+    time.sleep(3)  # they do not come back
+    assert [job["metadata"] for job in listed(nodes)] == [{"ssdkd_run": "orders"}]
 
 
 def test_a_log_that_is_followed_ends_in_a_line_when_the_server_goes(tmp_path: Path) -> None:
