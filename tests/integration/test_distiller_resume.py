@@ -267,6 +267,7 @@ def test_the_clock_of_a_run_may_have_begun_with_its_buffer(
     replay.close()
 
 
+@pytest.mark.slow
 def test_a_training_that_is_asked_to_end_can_be_resumed_from_that_step(
     make_config: Configure, server: RedisServer, train: Train, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.ray_nodes import RAY, RayNodes
 from tests.integration.test_cluster import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(300)]
 
 # Not a pipeline, but it has the desk of one: it prints, refuses to scale and obeys a stop.
 PRETENDER = """

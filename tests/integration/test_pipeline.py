@@ -48,6 +48,7 @@ def test_two_synthesizers_and_two_workers_make_a_good_student(start_run: StartRu
     assert f"student_accuracy: {result['student_accuracy']:.2f} %" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_job_empties_the_buffer_of_an_earlier_run_but_not_of_a_live_one(
     tmp_path: Path, digits_teacher: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_an_interrupt_before_anything_runs_says_so(start_run: StartRun) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_filling_ends_cleanly_too(start_run: StartRun) -> None:
     run = start_run("buffer.capacity=16000000")
     run.until(lambda: bool(run.find("synthesizer")))

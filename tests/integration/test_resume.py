@@ -15,7 +15,7 @@ from buffer.server import RedisServer
 from deploy.config import load, locate
 from tests.integration.conftest import QUICK, survivors
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
 
 StartRun = Callable[..., Any]
 BUDGET = ("run.seconds=null", "run.steps=1000", "run.snapshot_seconds=1")
@@ -54,7 +54,6 @@ def test_a_killed_run_goes_on_with_its_student_and_its_buffer(start_run: StartRu
     assert "has finished: there is nothing to resume" in " ".join(said.split())
 
 
-@pytest.mark.slow
 def test_a_buffer_on_a_server_that_stayed_is_kept(start_run: StartRun) -> None:
     with RedisServer.start() as server:
         settings = (*BUDGET, "synthesizer.checkpoint_seconds=1", f"buffer.url={server.url}")
