@@ -68,8 +68,7 @@ class Places:
         decided = self._decided()
         taken = self._wishes | decided
         mine = taken.pop(number, None)
-        nodes = {node["NodeID"]: node["Resources"] for node in self._nodes if node["Alive"]}
-        found = hosts(self._need, nodes, taken.values(), self._training)
+        found = hosts(self._need, self._alive(), taken.values(), self._training)
         if mine not in found:
             self.give_up(number)
             if found:
@@ -77,6 +76,19 @@ class Places:
         elif number in decided:
             return PlacementGroupSchedulingStrategy(self._groups[number])
         return None
+
+    def tenable(self, number: int) -> bool:
+        """Whether the place of an actor still leaves enough for the training.
+
+        It does not if too many nodes have died; then those with the highest numbers have to go. An
+        actor whose own node has died is not looked at: it has gone.
+        """
+        self._look()
+        decided, alive = self._decided(), self._alive()
+        if decided.get(number) not in alive:
+            return True
+        lower = [node for other, node in decided.items() if other < number]
+        return decided[number] in hosts(self._need, alive, lower, self._training)
 
     def give_up(self, number: int) -> None:
         """Frees the place of an actor that is not to come back."""
@@ -113,6 +125,9 @@ class Places:
             self._nodes = ray.nodes()  # type: ignore[no-untyped-call]
             self._tables = placement_group_table()
             self._looked = now
+
+    def _alive(self) -> dict[str, Amounts]:
+        return {node["NodeID"]: node["Resources"] for node in self._nodes if node["Alive"]}
 
     def _decided(self) -> dict[int, str]:
         """The nodes of the places that are there."""

@@ -81,7 +81,7 @@ def run(
         SsdkdError: a service could not be started or kept running; likewise.
     """
     outcome = Outcome(earlier=earlier.totals if earlier else Totals())
-    checkpoints = out / CHECKPOINTS
+    checkpoints, resumes = out / CHECKPOINTS, earlier is not None
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         url = redis_url(config.buffer) or stack.enter_context(RedisServer.start()).url
@@ -89,14 +89,12 @@ def run(
             raise ConfigError(f"{problem}; nothing was started")
         patience = 2 * HELD_SECONDS if waits else 0.0
         lease = stack.enter_context(RunLease(url, config.run.name, patience_seconds=patience))
-        replay = _open(config, url, resumes=earlier is not None)
+        replay = _open(config, url, resumes=resumes)
         stack.callback(replay.close)
         stack.enter_context(cluster(config))
         interrupt.listen()
         check_nodes(config, url, out)
-        pipeline = _Pipeline(
-            config, url, replay, out, outcome, interrupt, resumes=earlier is not None
-        )
+        pipeline = _Pipeline(config, url, replay, out, outcome, interrupt, resumes=resumes)
         # Nothing was refused: from here on what an earlier run left is replaced.
         if earlier is None:
             resume.forget(checkpoints)
@@ -170,7 +168,9 @@ class _Pipeline:
                 place=place,
             )
 
-        self._supervisor = Supervisor(start, config.synthesizer.actors, leave=places.give_up)
+        self._supervisor = Supervisor(
+            start, config.synthesizer.actors, stays=places.tenable, leave=places.give_up
+        )
         outcome.totals = self._supervisor.totals
         self._reservation = Reservation(config.run.name, places)
         table, self._autoscaler = config.synthesizer, None

@@ -69,6 +69,7 @@ class Supervisor:
     Args:
         start: creates the actor of a seat's number; ``None`` as long as there is no room for it.
         wanted: how many, until :meth:`scale` says otherwise.
+        stays: whether there still is room for the actor of a number.
         leave: frees what is reserved for the actor of a number that is not wanted any more.
     """
 
@@ -77,9 +78,10 @@ class Supervisor:
         start: Callable[[int], Actor | None],
         wanted: int,
         *,
+        stays: Callable[[int], bool] = lambda number: True,
         leave: Callable[[int], None] = lambda number: None,
     ) -> None:
-        self._start, self._leave = start, leave
+        self._start, self._stays, self._leave = start, stays, leave
         self._lock = threading.Lock()
         self._wanted = wanted
         self._seats: dict[int, Seat] = {number: Seat() for number in range(wanted)}
@@ -182,8 +184,10 @@ class Supervisor:
                 for number, seat in list(self._seats.items()):
                     if seat.restart_at is not None and now >= seat.restart_at:
                         self._launch(number, seat)
-                    elif seat.actor is not None:
+                    elif seat.actor is not None and self._stays(number):
                         self._check(number, seat)
+                    elif seat.actor is not None:
+                        self._evict(number, seat)
             if now - polled > STATUS_SECONDS:
                 polled = now
                 self._refresh_statuses()
@@ -215,6 +219,11 @@ class Supervisor:
         if seat.actor is not None:
             ray.kill(seat.actor)
         self._leave(number)
+
+    def _evict(self, number: int, seat: Seat) -> None:
+        logger.warning("synthesizer %d makes room for the training", number)
+        self._vacate(number)
+        self._seats[number] = Seat(homeless=True, deaths=seat.deaths)
 
     def _launch(self, number: int, seat: Seat) -> None:
         again, now = seat.started > 0.0, time.monotonic()

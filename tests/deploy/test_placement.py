@@ -139,6 +139,7 @@ def test_a_place_that_the_training_has_come_to_need_is_given_up(
     some = places(cpus=2, training=NOBODY)
     nodes_of(some, 3)
     some._training = Several({"CPU": 2.0}, 1)  # as if a node with a worker had died
+    assert [some.tenable(number) for number in range(3)] == [True, True, False]
     assert some.of(2) is None
     group = trainers(1)
     assert group.wait(20)

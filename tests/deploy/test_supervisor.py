@@ -254,6 +254,25 @@ def test_an_actor_that_has_no_room_is_started_when_there_is_some() -> None:
     watch.stop()
 
 
+def test_an_actor_whose_room_is_needed_goes_and_comes_back() -> None:
+    needed: list[int] = []
+    start = starter()
+    watch = Supervisor(
+        lambda number: None if number in needed else start(number),
+        2,
+        stays=lambda number: number not in needed,
+    )
+    watch.start()
+    until(lambda: len(watch.statuses()) == 2)
+    needed.append(1)
+    until(
+        lambda: [each["state"] for each in watch.describe()] == ["running", "waiting for resources"]
+    )
+    needed.clear()
+    until(lambda: [each["state"] for each in watch.describe()] == ["running"] * 2)
+    watch.stop()
+
+
 def test_what_has_not_begun_can_be_stopped() -> None:
     assert Supervisor(starter(), 1).stop() == 0
 
