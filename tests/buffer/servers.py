@@ -102,10 +102,9 @@ def free_port() -> int:
             return port
 
 
-def until(check: Callable[[], bool]) -> None:
-    """Waits for something to come true, 20 seconds at most."""
-    for _ in range(1000):
-        if check():
-            return
+def until(check: Callable[[], object], seconds: float = 60.0) -> None:
+    """Waits for something to come true."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it does not come true"
         time.sleep(0.02)
-    raise AssertionError("it does not come true")

@@ -16,6 +16,7 @@ import ray
 from buffer.errors import SsdkdError
 from deploy import control as module
 from deploy.control import NAME, Control, Order, ask, main, namespace
+from tests.buffer.servers import until
 
 pytestmark = pytest.mark.integration
 
@@ -48,13 +49,6 @@ def there() -> bool:
     except ValueError:
         return False
     return True
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from ray.util.placement_group import (
 from deploy.fitting import Several
 from deploy.placement import Places, Reservation
 from distiller.service import resources
+from tests.buffer.servers import until
 
 pytestmark = pytest.mark.integration
 
@@ -70,13 +71,6 @@ def nodes_of(places: Places, count: int) -> Counter[str]:
     assert None not in groups
     tables = [placement_group_table(group) for group in groups]
     return Counter(node for table in tables for node in table["bundles_to_node_id"].values())
-
-
-def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
 
 
 def test_places_are_spread_over_the_nodes(places: Callable[..., Places]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from deploy.pipeline import as_before
 from deploy.report import write_config
 from deploy.resume import SNAPSHOT, STATE, Keeper, State, begin, forget, read
 from deploy.supervisor import Totals
+from tests.buffer.servers import until
 
 TOTALS = Totals(rounds=7, busy_seconds=2.5)
 TABLE = BufferTable(capacity=20, probe_capacity=4)
@@ -158,13 +159,6 @@ def test_a_folder_that_is_away_for_a_while_ends_no_saving(
         until((folder / SNAPSHOT).exists)
         until((folder / STATE).exists)
         saving.finish()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def configured(**changes: Any) -> PipelineConfig:

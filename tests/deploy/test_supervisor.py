@@ -15,6 +15,7 @@ import ray
 from buffer.errors import BufferUnavailable
 from deploy import supervisor as module
 from deploy.supervisor import Supervisor
+from tests.buffer.servers import until
 
 pytestmark = pytest.mark.integration
 
@@ -68,13 +69,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(module, "STATUS_SECONDS", 0.1)
     monkeypatch.setattr(module, "MAX_DEATHS", 2)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_a_killed_actor_is_started_again_and_its_work_still_counts() -> None:

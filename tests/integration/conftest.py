@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from distiller.service import JOURNAL
+
 SSDKD = Path(sys.executable).with_name("ssdkd")
 QUICK = [
     "buffer.capacity=600",
@@ -31,6 +33,13 @@ PROCESSES = {
     "distiller": "ray::RayTrainWorker",
     "controller": "ray::ControllerService",
 }
+
+
+def journal(out: Path) -> list[dict[str, Any]]:
+    """What the distiller has reported so far."""
+    path = out / JOURNAL
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 class Run:
@@ -73,9 +82,7 @@ class Run:
 
     def journal(self) -> list[dict[str, Any]]:
         """The distiller's reports so far."""
-        path = self.out / "metrics.jsonl"
-        whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
-        return [json.loads(line) for line in whole.splitlines()]
+        return journal(self.out)
 
     def reached(self, step: int) -> Callable[[], bool]:
         """Whether the student has made so many steps."""

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.buffer.servers import TcpServer
-from tests.integration.conftest import survivors
+from tests.integration.conftest import journal, survivors
 from tests.integration.ray_nodes import RAY, RayNodes
 from tests.integration.test_cluster import redis_server, settings, status, until
 
@@ -50,12 +50,6 @@ def submit_with_ray(nodes: RayNodes, name: str, out: Path, **more: Any) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-
-
-def journal(out: Path) -> list[dict[str, Any]]:
-    path = out / "metrics.jsonl"
-    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def learnt(out: Path, step: int) -> bool:

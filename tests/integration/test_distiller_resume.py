@@ -39,7 +39,7 @@ from distiller.config import DistillerFile
 from distiller.networks import digits_cnn
 from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit, ray_trainer
 from distiller.tally import Origin
-from tests.integration.conftest import survivors
+from tests.integration.conftest import journal, survivors
 
 pytestmark = [
     pytest.mark.integration,
@@ -119,12 +119,6 @@ def fill(config: DistillerFile, server: RedisServer) -> ReplayBuffer:
     ]
     replay.insert(samples, producer="p", sequence=0)
     return replay
-
-
-def journal(out: Path) -> list[dict[str, Any]]:
-    """What rank 0 has reported so far."""
-    whole, _, _ = (out / JOURNAL).read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def until_a_step(replay: ReplayBuffer, running: Callable[[], bool]) -> None:
