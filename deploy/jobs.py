@@ -115,9 +115,12 @@ class JobServer:
         Raises:
             ConfigError: there is none.
         """
+        return self._newest(name, self._asked(self._client.list_jobs))
+
+    def _newest(self, name: str, jobs: list[Any]) -> Job:
         found = [
             (job.start_time or 0, job.submission_id)
-            for job in self._asked(self._client.list_jobs)
+            for job in jobs
             if (job.metadata or {}).get(RUN) == name and job.submission_id is not None
         ]
         if not found:
@@ -164,37 +167,31 @@ class JobServer:
             ConfigError: the run has no job, or it has ended.
             SsdkdError: the pipeline refuses, or has not answered in time.
         """
-        self._forget_orders()
-        job = self.find(name)
+        jobs = self._asked(self._client.list_jobs)
+        self._forget_orders(jobs)
+        job = self._newest(name, jobs)
         if job.ended:
             raise ConfigError(
                 f"run ({name}): its job has ended ({job.status}), nobody takes orders"
             )
         entrypoint = shlex.join([PYTHON, "-m", "deploy.control", name, *words])
-        identity = self._asked(
-            partial(
-                self._client.submit_job,
-                entrypoint=entrypoint,
-                runtime_env=job.environment,
-                metadata={ORDER: name},
-            )
-        )
+        submit = partial(self._client.submit_job, entrypoint=entrypoint, metadata={ORDER: name})
+        identity = self._asked(partial(submit, runtime_env=job.environment))
         deadline = time.monotonic() + ORDER_SECONDS
         while not self.status(identity).ended:
             if time.monotonic() > deadline:
                 self._asked(partial(self._client.stop_job, identity))
                 raise SsdkdError(f"run ({name}): no answer within {ORDER_SECONDS:g} s")
             time.sleep(POLL_SECONDS)
-        printed = self._asked(partial(self._client.get_job_logs, identity))
-        return _answer(printed)
+        return _answer(self._asked(partial(self._client.get_job_logs, identity)))
 
-    def _forget_orders(self) -> None:
+    def _forget_orders(self, jobs: list[Any]) -> None:
         """Deletes the jobs of earlier orders.
 
         Not at once: Ray looks after a job a little longer, and would list it again, as failed.
         """
         latest = 1000 * (time.time() - FORGET_SECONDS)
-        for job in self._asked(self._client.list_jobs):
+        for job in jobs:
             if ORDER in (job.metadata or {}) and job.end_time and job.end_time < latest:
                 with suppress(SsdkdError):  # nothing but a line too many in the list of jobs
                     self._asked(partial(self._client.delete_job, job.submission_id))

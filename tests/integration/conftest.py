@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,19 +16,21 @@ import psutil
 import pytest
 
 from distiller.service import JOURNAL
+from tests.buffer.servers import TcpServer
+from tests.integration.ray_nodes import RayNodes
 
 SSDKD = Path(sys.executable).with_name("ssdkd")
-QUICK = [
-    "buffer.capacity=600",
-    "buffer.probe_capacity=64",
-    "synthesizer.batch_size=100",
-    "synthesizer.kwargs.inner_steps=2",
-    "distiller.batch_size=64",
-    "distiller.snapshot_seconds=1",
-    "distiller.probe_seconds=2",
-    "distiller.checkpoint_seconds=4",
-    "controller.interval_seconds=3",
-]
+QUICK = {
+    "buffer.capacity": 600,
+    "buffer.probe_capacity": 64,
+    "synthesizer.batch_size": 100,
+    "synthesizer.kwargs.inner_steps": 2,
+    "distiller.batch_size": 64,
+    "distiller.snapshot_seconds": 1,
+    "distiller.probe_seconds": 2,
+    "distiller.checkpoint_seconds": 4,
+    "controller.interval_seconds": 3,
+}
 PROCESSES = {
     "synthesizer": "ray::SynthesizerService",
     "distiller": "ray::RayTrainWorker",
@@ -47,7 +50,8 @@ class Run:
 
     def __init__(self, out: Path, *assignments: str, resume: bool = False) -> None:
         self.out = out
-        sets = [part for setting in (*QUICK, *assignments) for part in ("--set", setting)]
+        quick = (f"{key}={value}" for key, value in QUICK.items())
+        sets = [part for setting in (*quick, *assignments) for part in ("--set", setting)]
         # As a user's shell would be: no authentication mode is set.
         environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
         self.process = subprocess.Popen(
@@ -145,6 +149,23 @@ def start_run(tmp_path: Path, digits_teacher: Path) -> Iterator[Callable[..., Ru
 
     yield start
     assert not [orphan for run in started for orphan in run.clean_up()], "these outlived the run"
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[TcpServer]:
+    server = TcpServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def nodes() -> Iterator[RayNodes]:
+    """A cluster of a head alone."""
+    with (  # not in pytest's folder: its path leaves no room for Ray's sockets
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
+        RayNodes(Path(folder), head_cpus=1) as nodes,
+    ):
+        yield nodes
 
 
 @pytest.fixture(scope="session")

@@ -15,24 +15,13 @@ from typing import Any
 import pytest
 
 from tests.buffer.servers import TcpServer
+from tests.integration.conftest import QUICK
 from tests.integration.ray_nodes import RayNodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
 SSDKD = Path(sys.executable).with_name("ssdkd")
-QUICK = {
-    "buffer.capacity": 600,
-    "buffer.probe_capacity": 64,
-    "synthesizer.batch_size": 100,
-    "synthesizer.kwargs.inner_steps": 2,
-    "synthesizer.cpus": 0.25,
-    "distiller.cpus": 0.5,
-    "distiller.batch_size": 64,
-    "distiller.snapshot_seconds": 1,
-    "distiller.probe_seconds": 2,
-    "distiller.checkpoint_seconds": 4,
-    "controller.interval_seconds": 3,
-}
+SHARES = {"synthesizer.cpus": 0.25, "distiller.cpus": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +36,9 @@ def nodes() -> Iterator[RayNodes]:
         yield nodes
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[TcpServer]:
-    server = TcpServer(tmp_path)
-    yield server
-    server.stop()
-
-
 def settings(name: str, **more: Any) -> list[str]:
     """Overrides as the command takes them."""
-    values = QUICK | {"run.name": name} | more
+    values = QUICK | SHARES | {"run.name": name} | more
     return [part for k, v in values.items() for part in ("--set", f"{k}={json.dumps(v)}")]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,9 @@ import redis
 from tests.buffer.servers import TcpServer
 from tests.integration.conftest import journal, survivors
 from tests.integration.ray_nodes import RAY, RayNodes
-from tests.integration.test_cluster import redis_server, settings, status, until
+from tests.integration.test_cluster import settings, status, until
 
-__all__ = ["redis_server"]
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
-
-
-@pytest.fixture
-def nodes() -> Iterator[RayNodes]:
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
-        RayNodes(Path(folder), head_cpus=1) as nodes,
-    ):
-        yield nodes
 
 
 def submit(nodes: RayNodes, name: str, out: Path, **more: Any) -> None:

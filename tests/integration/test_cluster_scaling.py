@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +10,11 @@ import pytest
 
 from tests.buffer.servers import TcpServer
 from tests.integration.ray_nodes import RayNodes
-from tests.integration.test_cluster import redis_server, settings, status, until
+from tests.integration.test_cluster import settings, status, until
 
-__all__ = ["redis_server"]
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
 
 ENDLESS = {"run.seconds": None, "run.steps": 10_000_000}
-
-
-@pytest.fixture
-def nodes() -> Iterator[RayNodes]:
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
-        RayNodes(Path(folder), head_cpus=1) as nodes,
-    ):
-        yield nodes
 
 
 @pytest.mark.parametrize(("samples_per_insert", "actors", "in_the_end"), [(2, 1, 2), (50, 2, 1)])

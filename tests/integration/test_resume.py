@@ -62,7 +62,7 @@ def test_a_buffer_on_a_server_that_stayed_is_kept(start_run: StartRun) -> None:
         state = json.loads((first.out / "checkpoints/pipeline.json").read_text())
         second = start_run(*settings, resume=first)
         result, printed = second.end()
-        config = load(locate("digits"), [*QUICK, *settings])
+        config = load(locate("digits"), [*(f"{k}={v}" for k, v in QUICK.items()), *settings])
         with closing(connect(config.buffer, url=server.url, run=config.run.name)) as replay:
             updates = replay.info().updates
     assert updates.applied > 0
