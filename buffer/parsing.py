@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from buffer.errors import ConfigError
 
-SERVICE_TABLES = ("synthesizer", "distiller", "controller")
+SERVICE_TABLES = ("synthesizer", "distiller", "controller", "monitoring")
 
 OFF_IS_A_WORD = BeforeValidator(lambda value: "off" if value is False else value)
 """For fields that can be ``off``: YAML reads a bare one as false."""

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from buffer.errors import SchemaError
 from buffer.version import NEVER, Version
 
+Phase = Literal["filling", "distilling", "finished"]
+
 
 class ProbeReport(BaseModel):
     """One set of probe samples, measured before and after training under one setting.
@@ -52,7 +54,7 @@ class StudentProgress(BaseModel):
 
     version: Version = NEVER
     """(distiller attempt, student step)."""
-    phase: Literal["filling", "distilling", "finished"] = "filling"
+    phase: Phase = "filling"
     """Waiting for the buffer's first samples, training, or done."""
     elapsed_share: float = 0.0
     """Share of the budget that is spent, in [0, 1]; schedules follow it."""

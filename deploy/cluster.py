@@ -35,14 +35,18 @@ _PLACE = re.compile(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)")
 
 
 @contextmanager
-def cluster(config: PipelineConfig) -> Iterator[None]:
+def cluster(config: PipelineConfig, environment: Mapping[str, str]) -> Iterator[None]:
     """A Ray cluster: the one that is named, the job's own, or a private one on this machine.
+
+    Args:
+        config: the run.
+        environment: variables of the run's processes there.
 
     Raises:
         ConfigError: services on other nodes could not reach a buffer that is private to this one,
             or no node has what a service needs.
     """
-    _connect(cluster_address(config.run), _options(config.run))
+    _connect(cluster_address(config.run), _options(config.run, environment))
     try:
         _check_reachable(config)
         yield
@@ -53,6 +57,11 @@ def cluster(config: PipelineConfig) -> Iterator[None]:
 def cluster_cpus() -> list[float]:
     """CPUs of each node."""
     return [node["Resources"].get("CPU", 0.0) for node in _nodes()]
+
+
+def node_addresses() -> dict[str, str]:
+    """The address of each node that is alive, by Ray's name for it."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes()}
 
 
 def check_nodes(config: PipelineConfig, url: str, out: Path) -> None:
@@ -66,9 +75,9 @@ def check_nodes(config: PipelineConfig, url: str, out: Path) -> None:
     """
     asked = {
         _obstacle.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(url, str(out), named_files(config)): node["NodeManagerAddress"]
-        for node in _nodes()
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(url, str(out), named_files(config)): address
+        for node, address in node_addresses().items()
     }
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=CHECK_SECONDS)
     for answer in answered:
@@ -186,8 +195,9 @@ def _last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[-1]
 
 
-def _options(run: RunTable) -> dict[str, Any]:
+def _options(run: RunTable, environment: Mapping[str, str]) -> dict[str, Any]:
     return {
+        "runtime_env": {"env_vars": dict(environment)},
         "namespace": namespace(run.name),
         "log_to_driver": run.log_level in ("debug", "info"),
         "logging_level": getattr(logging, run.log_level.upper()),

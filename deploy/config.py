@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from buffer.controller.config import ControllerFile
 from buffer.errors import ConfigError
-from buffer.parsing import override, parse, read_raw
+from buffer.parsing import Table, override, parse, read_raw
 from distiller.config import DistillerFile
 from synthesizer.config import SynthesizerFile
 
@@ -18,8 +18,23 @@ CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "digits.yaml"
 
 
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class MonitoringTable(Table):
+    """How a run can be watched while it goes on. See ``docs/monitoring.md``."""
+
+    port: Port | None = 9464
+    """Of the pipeline: its metrics, and Prometheus' discovery of all others. 0, or one that is
+    taken: any that is free; the log says which. ``null``: nothing is exported anywhere."""
+    node_port: Port = 9465
+    """Of the exporter on each node, likewise."""
+
+
 class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):
     """Every table of a configuration file: what the pipeline reads."""
+
+    monitoring: MonitoringTable = MonitoringTable()
 
     @model_validator(mode="after")
     def _tables_fit_each_other(self) -> Self:

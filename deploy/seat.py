@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
+
+State = Literal[
+    "starting", "running", "draining", "restarting", "waiting for resources", "quarantine"
+]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass
@@ -25,7 +30,7 @@ class Seat:
     status: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """What the actor is doing, in a word or three."""
         if self.quarantine is not None:
             return "quarantine"

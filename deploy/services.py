@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.fitting import Several
 from deploy.interrupt import Interrupt
+from deploy.monitoring import Monitoring, variables
 from deploy.placement import Places, Reservation
 from deploy.resume import Keeper, State
 from deploy.scaling import Autoscaler, Seconds
@@ -91,10 +93,13 @@ def run(
         lease = stack.enter_context(RunLease(url, config.run.name, patience_seconds=patience))
         replay = _open(config, url, resumes=resumes)
         stack.callback(replay.close)
-        stack.enter_context(cluster(config))
+        environment = variables(config)
+        stack.enter_context(cluster(config, environment))
         interrupt.listen()
         check_nodes(config, url, out)
-        pipeline = _Pipeline(config, url, replay, out, outcome, interrupt, resumes=resumes)
+        pipeline = _Pipeline(
+            config, url, replay, out, outcome, interrupt, resumes=resumes, environment=environment
+        )
         # Nothing was refused: from here on what an earlier run left is replaced.
         if earlier is None:
             resume.forget(checkpoints)
@@ -147,6 +152,7 @@ class _Pipeline:
         interrupt: Interrupt,
         *,
         resumes: bool,
+        environment: Mapping[str, str],
     ) -> None:
         self._config, self._url, self._replay, self._out = config, url, replay, out
         self._outcome, self._resumes = outcome, resumes
@@ -172,6 +178,7 @@ class _Pipeline:
             start, config.synthesizer.actors, stays=places.tenable, leave=places.give_up
         )
         outcome.totals = self._supervisor.totals
+        self._monitoring = Monitoring(config, replay, self._supervisor, environment)
         self._reservation = Reservation(config.run.name, places)
         table, self._autoscaler = config.synthesizer, None
         if table.max_actors is not None:
@@ -189,7 +196,9 @@ class _Pipeline:
         try:
             self._supervisor.start()
             self._reserve()
-            with Display(self._replay, config.buffer.minimum, console):
+            with self._monitoring, Display(self._replay, config.buffer.minimum, console):
+                if self._monitoring.address is not None:
+                    console.print(f"metrics: {self._monitoring.address}/metrics", highlight=False)
                 training = Background(self._train, end=lambda: end_early(self._out))
                 watch = Watch(self._out / JOURNAL, config.distiller.max_waiting_seconds)
                 while not training.done(LOOK_SECONDS):
@@ -235,6 +244,7 @@ class _Pipeline:
         if now - self._exchanged < EXCHANGE_SECONDS:
             return
         self._exchanged = now
+        self._monitoring.look()
         self._autoscale(now)
         self._reserve()
         self._control.exchange(self._status(), self._obey)
@@ -260,6 +270,7 @@ class _Pipeline:
         return {
             "run": self._config.run.name,
             "out": str(self._out),
+            "monitoring": self._monitoring.address,
             "synthesizers_wanted": self._supervisor.wanted,
             "scaling": "by hand" if self._autoscaler is None else "automatic",
             "synthesizers": self._supervisor.describe(),

@@ -24,16 +24,21 @@ class DistillerMetrics:
             "ssdkd_distiller_samples_total", "Samples this worker trained on.", registry=registry
         )
         self.loss = Gauge(
-            "ssdkd_distiller_loss", "Weighted training loss of the last step.", registry=registry
+            "ssdkd_distiller_loss",
+            "Weighted training loss of the last step.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
         )
         self.kl = Gauge(
             "ssdkd_distiller_kl_nats",
             "Mean KL(teacher || student) at T = 1 of the last step.",
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.agreement = Gauge(
             "ssdkd_distiller_agreement_ratio",
             "Share of equal argmax of teacher and student, last step.",
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.waiting = Counter(

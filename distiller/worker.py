@@ -12,11 +12,11 @@ from typing import Any, TypedDict, cast
 import ray.train
 import ray.train.torch
 import torch
-from prometheus_client import CollectorRegistry
 
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from buffer.interface import Replay
+from buffer.metrics import process_registry
 from distiller import checkpoint
 from distiller.agreement import LASTING
 from distiller.config import DistillerFile
@@ -87,7 +87,7 @@ def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdEr
         origin=Origin(*settings["origin"]),
         end_asked=(out / ENDING).exists,
         journal=out / JOURNAL,
-        metrics=DistillerMetrics(CollectorRegistry()),
+        metrics=DistillerMetrics(process_registry()),
     )
     torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)

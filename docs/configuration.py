@@ -8,6 +8,7 @@ from typing import Any
 from buffer.config import BufferTable, EvaluationTable, ModelSpec, RunTable
 from buffer.controller.config import ControllerTable, LearnedSettings
 from buffer.parsing import Table
+from deploy.config import MonitoringTable
 from distiller.config import DistillerTable
 from synthesizer.config import SynthesizerTable
 from synthesizer.methods.fast_meta import FastMetaTable
@@ -37,6 +38,7 @@ def page() -> str:
             section("`distiller`", DistillerTable),
             section("`controller`", ControllerTable),
             section("`controller.kwargs`", LearnedSettings),
+            section("`monitoring`", MonitoringTable),
         ]
     )
 

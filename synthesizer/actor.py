@@ -8,6 +8,7 @@ student that is slow, on processors which it may share with this one.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -283,7 +284,7 @@ class Synthesizer:
         self._metrics.images.inc(inserted)
         for term in status.losses.keys() - made.losses.keys():
             # A term that was switched off would show its last value for ever.
-            self._metrics.loss.remove(term)
+            self._metrics.loss.labels(term).set(math.nan)
         for term, value in made.losses.items():
             self._metrics.loss.labels(term).set(value)
         if progress is not None:

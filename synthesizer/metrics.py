@@ -18,7 +18,8 @@ class SynthesizerMetrics:
         )
         self.prepared = Gauge(
             "ssdkd_synthesizer_prepared_ratio",
-            "How far the method's preparation is.",
+            "How far the method's preparation is; of several synthesizers the last.",
+            multiprocess_mode="livemin",
             registry=registry,
         )
         self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
@@ -39,10 +40,12 @@ class SynthesizerMetrics:
             "ssdkd_synthesizer_loss",
             "Mean of each loss term in the newest round, before its weight.",
             ["term"],
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.student_lag = Gauge(
             "ssdkd_synthesizer_student_lag_steps",
-            "Student steps between the newest progress and the snapshot in use.",
+            "Student steps between the newest progress and the snapshot in use; the largest.",
+            multiprocess_mode="livemax",
             registry=registry,
         )

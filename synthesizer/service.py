@@ -90,7 +90,9 @@ class SynthesizerService:
         import torch
 
         from buffer.connect import connect
+        from buffer.metrics import process_registry
         from synthesizer.actor import Synthesizer
+        from synthesizer.metrics import SynthesizerMetrics
         from synthesizer.patience import Patience
 
         tables, producer = self._tables, f"synthesizer-{self._index}"
@@ -108,6 +110,7 @@ class SynthesizerService:
             threads=self._threads,
             seed=actor_seed(tables.run.seed, self._index, attempt),
             checkpoint=self._checkpoint,
+            metrics=SynthesizerMetrics(process_registry()),
             patience_seconds=PATIENCE_SECONDS,
         )
 

@@ -182,7 +182,7 @@ class Controller:
     def _note(self, decision: Decision, report: ProbeReport, observation: dict[str, Any]) -> None:
         """Writes a decision down, before it acts: a successor must find what it finds in force."""
         self._reward, self._reason, self._interval_began = decision.reward, None, self._clock()
-        self._metrics.observe_decision(decision.arm, decision.params, reward=decision.reward)
+        self._metrics.observe_decision(decision.arm, reward=decision.reward)
         self._journal.write(
             "decision",
             arm=decision.arm,

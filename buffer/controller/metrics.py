@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from buffer.params import SamplingParams
-
 
 class ControllerMetrics:
     """The decisions of one controller.
@@ -24,31 +22,23 @@ class ControllerMetrics:
         self.reward = Gauge(
             "ssdkd_controller_reward",
             "What the parameters before the newest decision earned on the probe set, per second.",
-            registry=registry,
-        )
-        self.parameter = Gauge(
-            "ssdkd_controller_parameter",
-            "Sampling parameters in force since the newest decision.",
-            ["name"],
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.last_decision = Gauge(
             "ssdkd_controller_last_decision_timestamp_seconds",
             "Unix time of the newest decision.",
+            multiprocess_mode="max",
             registry=registry,
         )
 
-    def observe_decision(self, arm: str, params: SamplingParams, *, reward: float) -> None:
+    def observe_decision(self, arm: str, *, reward: float) -> None:
         """Counts one decision.
 
         Args:
             arm: name of the arm chosen.
-            params: what it put in force; parameters that are off (``None``) have no series.
             reward: what the arm before it earned.
         """
         self.decisions.labels(arm).inc()
         self.reward.set(reward)
         self.last_decision.set_to_current_time()
-        for name, value in params.model_dump(exclude={"version"}).items():
-            if value is not None:
-                self.parameter.labels(name).set(value)

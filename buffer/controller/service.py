@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from prometheus_client import CollectorRegistry, generate_latest
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer.connect import connect
@@ -17,6 +16,7 @@ from buffer.controller.arms import choose
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.metrics import ControllerMetrics
 from buffer.errors import ConfigError
+from buffer.metrics import process_registry
 from buffer.params import start_params
 from buffer.parsing import parse
 
@@ -41,12 +41,11 @@ class ControllerService:
     def __init__(self, config: str, *, url: str, journal: str) -> None:
         tables = parse(ControllerFile, json.loads(config))
         logging.basicConfig(level=tables.run.log_level.upper())
-        self._registry = CollectorRegistry()
         self._controller = Controller(
             tables,
             connect(tables.buffer, url=url, run=tables.run.name),
             journal=Path(journal),
-            metrics=ControllerMetrics(self._registry),
+            metrics=ControllerMetrics(process_registry()),
         )
 
     def run(self) -> None:
@@ -62,11 +61,6 @@ class ControllerService:
     def stop(self) -> None:
         """Lets :meth:`run` end."""
         self._controller.stop()
-
-    @ray.method(concurrency_group="control")
-    def metrics(self) -> bytes:
-        """The actor's metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
 
 
 # A dictionary, because Ray's type hints do not know concurrency groups.

@@ -29,7 +29,9 @@ def pipeline(tmp_path: Path) -> Iterator[_Pipeline]:
     config = load(DEFAULT_CONFIG, SETS)
     replay = InMemoryReplayBuffer(config.buffer)
     outcome = Outcome(earlier=Totals())
-    yield _Pipeline(config, NOBODY, replay, tmp_path, outcome, Interrupt(), resumes=False)
+    yield _Pipeline(
+        config, NOBODY, replay, tmp_path, outcome, Interrupt(), resumes=False, environment={}
+    )
     ray.shutdown()
 
 

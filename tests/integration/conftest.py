@@ -30,6 +30,8 @@ QUICK = {
     "distiller.probe_seconds": 2,
     "distiller.checkpoint_seconds": 4,
     "controller.interval_seconds": 3,
+    "monitoring.port": 0,
+    "monitoring.node_port": 0,
 }
 PROCESSES = {
     "synthesizer": "ray::SynthesizerService",

@@ -1,0 +1,170 @@
+"""What Prometheus is told of the buffer and of the student: read at every scrape, never kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeHistogramMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from buffer.errors import SsdkdError
+from buffer.interface import BufferInfo, Replay
+from buffer.priorities import LEVELS, STEPS_PER_OCTAVE, value_of
+from buffer.progress import Phase, StudentProgress
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Where the processes of a node keep their metrics in files, for one exporter to read: what
+``prometheus_client`` calls its multiprocess mode. Set before a process begins, or not at all."""
+
+logger = logging.getLogger(__name__)
+
+
+def process_registry() -> CollectorRegistry:
+    """The registry of a service's process; its exporter reads them if :data:`FOLDER` is set."""
+    if folder := os.environ.get(FOLDER):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return CollectorRegistry()
+
+
+class BufferCollector(Collector):
+    """The state of the buffer, and what the distiller published of the student.
+
+    A buffer that is away is reported as such, and no scrape fails.
+
+    Args:
+        replay: asked at every scrape.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, from one picture of the buffer."""
+        up = GaugeMetricFamily("ssdkd_buffer_up", "Whether the buffer answers.", value=1.0)
+        try:
+            info, progress = self._replay.info(), self._replay.progress()
+            params = self._replay.params().model_dump(exclude={"version"})
+        except SsdkdError as error:
+            logger.debug("no metrics of the buffer: %s", error)
+            up.samples.clear()
+            up.add_metric((), 0.0)
+            return [up]
+        parameter = GaugeMetricFamily(
+            "ssdkd_buffer_parameter", "Sampling parameters in force.", labels=["name"]
+        )
+        for name, value in params.items():
+            if value is not None:  # off
+                parameter.add_metric([name], value)
+        families = [up, parameter, *_sizes(info), *_counters(info), _priorities(info)]
+        return [*families, *_student(progress)] if progress is not None else families
+
+
+def _sizes(info: BufferInfo) -> Iterator[Metric]:
+    samples = GaugeMetricFamily("ssdkd_buffer_samples", "Samples held.", labels=["split"])
+    capacity = GaugeMetricFamily(
+        "ssdkd_buffer_capacity_samples", "Samples that can be held.", labels=["split"]
+    )
+    for split, held, most in (
+        ("train", info.size, info.capacity),
+        ("probe", info.probe_size, info.probe_capacity),
+    ):
+        samples.add_metric([split], held)
+        capacity.add_metric([split], most)
+    classes = GaugeMetricFamily(
+        "ssdkd_buffer_class_samples",
+        "Training samples held, by the class that the teacher sees.",
+        labels=["predicted_class"],
+    )
+    for label, count in sorted(info.class_counts.items()):
+        classes.add_metric([str(label)], count)
+    yield from (samples, capacity, classes)
+    yield GaugeMetricFamily(
+        "ssdkd_buffer_limiter_balance_draws",
+        "Draws that inserted samples have paid for and nobody has made yet; negative: owed.",
+        value=info.balance,
+    )
+    yield GaugeMetricFamily(
+        "ssdkd_buffer_shards_left_out", "Shards that cannot be reached.", value=info.shards_left_out
+    )
+
+
+def _counters(info: BufferInfo) -> Iterator[Metric]:
+    for name, meaning, count in (
+        ("inserts", "Training samples inserted.", info.inserted),
+        ("draws", "Draws answered.", info.sampled),
+        ("evictions", "Samples evicted.", info.evicted),
+        ("duplicate_inserts", "Inserts answered as repeated deliveries.", info.duplicates),
+        ("redraws", "Draws repeated because the sample had been evicted.", info.redraws),
+    ):
+        yield CounterMetricFamily(f"ssdkd_buffer_{name}", meaning, value=count)
+    updates = CounterMetricFamily(
+        "ssdkd_buffer_updates", "Priority updates, by what became of them.", labels=["result"]
+    )
+    for result, count in info.updates._asdict().items():
+        updates.add_metric([result], count)
+    refusals = CounterMetricFamily(
+        "ssdkd_buffer_refusals",
+        "Times that a side had to wait for the other, or for the first samples.",
+        labels=["side"],
+    )
+    refusals.add_metric(["insert"], info.insert_waits)
+    refusals.add_metric(["sample"], info.sample_waits)
+    yield from (updates, refusals)
+
+
+def _priorities(info: BufferInfo) -> Metric:
+    """A histogram with a bucket an octave, of those octaves that have items or lie between."""
+    octaves = [level // STEPS_PER_OCTAVE for level, count in info.level_counts.items() if count]
+    buckets, below, total = [], 0, 0.0
+    for octave in range(min(octaves, default=0), max(octaves, default=-1) + 1):
+        for level in range(STEPS_PER_OCTAVE * octave, STEPS_PER_OCTAVE * (octave + 1)):
+            count = info.level_counts.get(level, 0)
+            below, total = below + count, total + count * float(value_of([level])[0])
+        # A level stands for what rounds to it: the bucket ends half a level above its last.
+        last = min(STEPS_PER_OCTAVE * (octave + 1), LEVELS) - 1
+        edge = float(value_of([last])[0]) * 2.0 ** (0.5 / STEPS_PER_OCTAVE)
+        buckets.append((f"{edge:.4g}", float(below)))
+    return GaugeHistogramMetricFamily(
+        "ssdkd_buffer_priority",
+        "Priorities of the training samples held.",
+        buckets=[*buckets, ("+Inf", float(below))],
+        gsum_value=total,
+    )
+
+
+def _student(progress: StudentProgress) -> Iterator[Metric]:
+    for name, meaning, value in (
+        ("step", "Student steps of the run.", progress.version.step),
+        ("elapsed_ratio", "Share of the budget that is spent.", progress.elapsed_share),
+        ("samples_drawn", "Samples trained on, over all workers.", progress.samples_drawn),
+        ("kl_nats", "Mean KL(teacher || student) of drawn samples.", progress.kl_mean),
+        ("agreement_ratio", "Share of equal argmax on drawn samples.", progress.agreement),
+        ("effective_sample_ratio", "1 / (N sum P^2) of the priorities.", progress.ess_ratio),
+        ("buffer_age_steps", "Mean age of the samples held.", progress.mean_age),
+    ):
+        yield GaugeMetricFamily(f"ssdkd_student_{name}", meaning, value=float(value))
+    phase = GaugeMetricFamily("ssdkd_student_phase", "1 for the phase it is in.", labels=["phase"])
+    for name in get_args(Phase):
+        phase.add_metric([name], float(name == progress.phase))
+    yield phase
+    if (probe := progress.probe) is not None:
+        yield GaugeMetricFamily(
+            "ssdkd_student_probe_kl_nats",
+            "Mean KL(teacher || student) of samples that it never trains on.",
+            value=probe.after_kl,
+        )
+        yield GaugeMetricFamily(
+            "ssdkd_student_probe_agreement_ratio",
+            "Share of equal argmax on samples that it never trains on.",
+            value=probe.after_agreement,
+        )

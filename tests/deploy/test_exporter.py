@@ -1,0 +1,67 @@
+"""A node's exporter, and real processes that write beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from buffer.metrics import FOLDER
+from deploy.exporter import NodeMetrics
+
+SERVICE = """
+import sys
+from buffer.metrics import process_registry
+from synthesizer.metrics import SynthesizerMetrics
+
+metrics = SynthesizerMetrics(process_registry())
+metrics.rounds.inc(2)
+metrics.student_lag.set(7)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVICE],
+        env=os.environ | {FOLDER: str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def lines(metrics: NodeMetrics) -> list[str]:
+    page = metrics.page("/metrics")
+    assert page is not None
+    return page.body.decode().splitlines()
+
+
+def test_counts_of_all_processes_add_up_and_outlive_them(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    metrics = NodeMetrics(folder)
+    services = [start(folder), start(folder)]
+    counted, current = (
+        "ssdkd_synthesizer_rounds_total 4.0",
+        "ssdkd_synthesizer_student_lag_steps 7.0",
+    )
+    assert counted in lines(metrics)
+    assert current in lines(metrics)
+    for service in services:
+        service.kill()
+        service.communicate()
+    assert counted in lines(metrics)
+    assert current not in lines(metrics), "nobody is there whose lag that could be"
+
+
+def test_an_exporter_says_that_it_lives(tmp_path: Path) -> None:
+    metrics = NodeMetrics(tmp_path)
+    page = metrics.page("/health")
+    assert page is not None
+    assert page.status == 200
+    assert metrics.page("/secrets") is None
