@@ -8,7 +8,6 @@ student that is slow, on processors which it may share with this one.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -282,11 +281,7 @@ class Synthesizer:
         )
         self._metrics.rounds.inc()
         self._metrics.images.inc(inserted)
-        for term in status.losses.keys() - made.losses.keys():
-            # A term that was switched off would show its last value for ever.
-            self._metrics.loss.labels(term).set(math.nan)
-        for term, value in made.losses.items():
-            self._metrics.loss.labels(term).set(value)
+        self._metrics.observe_losses(made.losses)
         if progress is not None:
             self._metrics.student_lag.set(
                 max(0, progress.version.step - status.student_version.step)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
@@ -13,6 +16,7 @@ class SynthesizerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._terms: set[str] = set()
         self.images = Counter(
             "ssdkd_synthesizer_images_total", "Images inserted.", registry=registry
         )
@@ -49,3 +53,16 @@ class SynthesizerMetrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+
+    def observe_losses(self, losses: Mapping[str, float]) -> None:
+        """Takes the loss terms of a round.
+
+        Args:
+            losses: mean of each term. One that was switched off shows NaN from then on, instead of
+                its last value for ever.
+        """
+        for term in self._terms - losses.keys():
+            self.loss.labels(term).set(math.nan)
+        for term, value in losses.items():
+            self.loss.labels(term).set(value)
+        self._terms |= losses.keys()

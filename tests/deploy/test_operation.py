@@ -14,7 +14,7 @@ from buffer.memory import InMemoryReplayBuffer
 from deploy.config import DEFAULT_CONFIG, load
 from deploy.ending import Outcome
 from deploy.interrupt import Interrupt
-from deploy.services import _Pipeline
+from deploy.operation import Operation
 from deploy.supervisor import Totals
 
 pytestmark = pytest.mark.integration
@@ -24,19 +24,19 @@ SETS = ["synthesizer.min_actors=1", "synthesizer.max_actors=3", "controller.poli
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Iterator[_Pipeline]:
+def pipeline(tmp_path: Path) -> Iterator[Operation]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     config = load(DEFAULT_CONFIG, SETS)
     replay = InMemoryReplayBuffer(config.buffer)
     outcome = Outcome(earlier=Totals())
-    yield _Pipeline(
+    yield Operation(
         config, NOBODY, replay, tmp_path, outcome, Interrupt(), resumes=False, environment={}
     )
     ray.shutdown()
 
 
 def test_an_order_beyond_the_bounds_is_kept_and_ends_automatic_scaling(
-    pipeline: _Pipeline,
+    pipeline: Operation,
 ) -> None:
     def told() -> tuple[int, str]:
         status = pipeline._status()
@@ -51,7 +51,7 @@ def test_an_order_beyond_the_bounds_is_kept_and_ends_automatic_scaling(
     assert told() == (2, "by hand")
 
 
-def test_what_was_started_is_stopped_when_the_rest_cannot_be(pipeline: _Pipeline) -> None:
+def test_what_was_started_is_stopped_when_the_rest_cannot_be(pipeline: Operation) -> None:
     pipeline._supervisor.start()
     with pytest.raises(RuntimeError, match="threads can only be started once"):
         pipeline.run(Interrupt(), RunLease(NOBODY, "run"), Console(quiet=True))
