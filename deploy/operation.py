@@ -15,6 +15,7 @@ from buffer.controller.service import start as start_controller
 from buffer.errors import BufferUnavailable, Interrupted, SsdkdError, Stopped
 from buffer.interface import Replay
 from buffer.lease import RunLease
+from deploy import report
 from deploy.cluster import await_nodes, cluster_cpus
 from deploy.config import PipelineConfig
 from deploy.control import Control, Order, progress_of
@@ -24,8 +25,10 @@ from deploy.fitting import Several
 from deploy.interrupt import Interrupt
 from deploy.monitoring import Monitoring
 from deploy.placement import Places, Reservation
+from deploy.recorder import Recorder
 from deploy.scaling import Autoscaler, Seconds
 from deploy.supervisor import Supervisor
+from deploy.timeline import Timeline, recorded_seconds
 from deploy.validate import cpu_shares
 from distiller.background import Background, Watch
 from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit, resources
@@ -95,6 +98,15 @@ class Operation:
         )
         outcome.totals = self._supervisor.totals
         self._monitoring = Monitoring(config, replay, self._supervisor, environment)
+        self._recorder = Recorder(
+            config,
+            replay,
+            self._supervisor,
+            outcome.all_totals,
+            out,
+            [Timeline(out, report.environment)],
+            elapsed_seconds=recorded_seconds(out) if resumes else 0.0,
+        )
         self._reservation = Reservation(config.run.name, places)
         table, self._autoscaler = config.synthesizer, None
         if table.max_actors is not None:
@@ -112,7 +124,8 @@ class Operation:
         try:
             self._supervisor.start()
             self._reserve()
-            with self._monitoring, Display(self._replay, config.buffer.minimum, console):
+            display = Display(self._replay, config.buffer.minimum, console)
+            with self._monitoring, self._recorder, display:
                 if self._monitoring.address is not None:
                     console.print(f"metrics: {self._monitoring.address}/metrics", highlight=False)
                 training = Background(self._train, end=lambda: end_early(self._out))
