@@ -18,6 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "digits.yaml"
 
 
+PAGE_PORT = 9466
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -34,6 +35,12 @@ class MonitoringTable(Table):
     pictures_seconds: Annotated[float, Field(gt=0)] | None = 30.0
     """How often pictures of the buffer's samples are taken; later in a run whenever it has become
     a thirtieth of itself longer. ``null``: never."""
+    page_port: Port | None = None
+    """Of the run page while the run goes on, which ``ssdkd run --ui`` sets to 9466; 0, or one that
+    is taken: any that is free. ``null``: it is not served."""
+    page_host: str = "127.0.0.1"
+    """Where the run page listens. Whoever reaches it sees the configuration and the pictures, also
+    on a cluster: ``0.0.0.0`` shows them to the network."""
 
 
 class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):

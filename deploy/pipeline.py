@@ -60,6 +60,7 @@ def execute(
     from buffer.config import absolute_paths
     from deploy import services
     from deploy.folder import claimed
+    from deploy.live import shown
     from deploy.validate import set_threads, validate, with_teacher
 
     set_threads()
@@ -71,7 +72,8 @@ def execute(
             tables = as_before(tables, folder)
         with console.status("preparing the teacher"):
             tables = with_teacher(tables, folder)
-        result = services.run(tables, folder, console, earlier=earlier, waits=resume != "no")
+        with shown(tables.monitoring, folder, console):
+            result = services.run(tables, folder, console, earlier=earlier, waits=resume != "no")
         return result, folder
 
 
