@@ -105,7 +105,7 @@ class Operation:
             outcome.all_totals,
             out,
             [Timeline(out, report.environment)],
-            elapsed_seconds=recorded_seconds(out) if resumes else 0.0,
+            elapsed_seconds=recorded_seconds(out) if resumes else replay.info().seconds,
         )
         self._reservation = Reservation(config.run.name, places)
         table, self._autoscaler = config.synthesizer, None
