@@ -123,6 +123,17 @@ def test_pictures_of_a_report_are_bounded_and_missing_ones_left_out(tmp_path: Pa
     assert embedded(write(tmp_path))["journals"]["pictures"]["lines"] == []
 
 
+def test_a_report_holds_no_file_but_pictures(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    Recording(out).go_on(20)
+    (tmp_path / "secret.png").write_text("secret")
+    line = json.loads((out / "pictures.jsonl").read_text().splitlines()[0])
+    for file in ("../secret.png", str(tmp_path / "secret.png"), "pictures/../../secret.png"):
+        with (out / "pictures.jsonl").open("a") as journal:
+            journal.write(json.dumps(line | {"file": file}) + "\n")
+    assert len(embedded(write(out))["journals"]["pictures"]["lines"]) == 1
+
+
 def test_a_report_of_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run has begun there"):
         write(tmp_path)
