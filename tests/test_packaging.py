@@ -64,7 +64,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_wheel_holds_every_module_script_and_configuration(wheel: set[str]) -> None:
     data = [*ROOT.glob("*/py.typed"), *(ROOT / "buffer/lua").iterdir(), *CONFIGS.iterdir()]
-    data += [path for path in PARTS.rglob("*") if path.is_file()]
     expected = {relative(path) for path in (*MODULES, *data)}
     assert {name.rsplit("/", 1)[-1] for name in expected} >= {
         "sample.lua",
@@ -77,6 +76,12 @@ def test_the_wheel_holds_every_module_script_and_configuration(wheel: set[str]) 
 
 def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
     assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == set(PACKAGES)
+
+
+def test_the_wheel_holds_every_part_of_the_run_page(wheel: set[str]) -> None:
+    parts = {relative(path) for path in PARTS.rglob("*") if path.is_file()}
+    assert {name.rsplit("/", 1)[-1] for name in parts} >= {"page.html", "NOTICE"}
+    assert parts <= wheel
 
 
 def test_tests_are_no_packages() -> None:
