@@ -9,6 +9,7 @@ from buffer.connection import host_of
 from buffer.division import table_of_shard
 from buffer.interface import Replay
 from buffer.members import Member
+from buffer.observer import UNOBSERVED, Observer
 from buffer.params import SamplingParams
 from buffer.replay import ReplayBuffer
 from buffer.shards import ShardedReplayBuffer
@@ -22,6 +23,7 @@ def connect(
     params: SamplingParams | None = None,
     seed: int | None = None,
     fresh: bool = False,
+    observer: Observer = UNOBSERVED,
 ) -> Replay:
     """The buffer of a run: on one server, or on several.
 
@@ -32,6 +34,7 @@ def connect(
         params: it starts with if it is new; default: the table's.
         seed: of draws that bring none of their own.
         fresh: whether to begin with an empty buffer.
+        observer: of this client's calls, whichever server they go to.
 
     Raises:
         BufferUnavailable: no server can be reached.
@@ -40,7 +43,9 @@ def connect(
     urls = url.split(",")
     count = table.shards or len(urls)
     if count == 1:
-        return ReplayBuffer(table, url=urls[0], run=run, params=params, seed=seed, fresh=fresh)
+        return ReplayBuffer(
+            table, url=urls[0], run=run, params=params, seed=seed, fresh=fresh, observer=observer
+        )
     own = table_of_shard(table, count)
 
     def opener(shard: int) -> Callable[[bool], ReplayBuffer]:
@@ -52,6 +57,7 @@ def connect(
             shard=shard,
             seed=seed,
             fresh=anew,
+            observer=observer,
         )
 
     members = [Member(i, host_of(urls[i % len(urls)]), opener(i)) for i in range(count)]
