@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from buffer.config import BufferTable
 from buffer.connection import host_of
@@ -42,23 +43,14 @@ def connect(
     """
     urls = url.split(",")
     count = table.shards or len(urls)
+    opened = partial(ReplayBuffer, run=run, params=params, seed=seed, observer=observer)
     if count == 1:
-        return ReplayBuffer(
-            table, url=urls[0], run=run, params=params, seed=seed, fresh=fresh, observer=observer
-        )
+        return opened(table, url=urls[0], fresh=fresh)
     own = table_of_shard(table, count)
 
     def opener(shard: int) -> Callable[[bool], ReplayBuffer]:
-        return lambda anew: ReplayBuffer(
-            own,
-            url=urls[shard % len(urls)],
-            run=run,
-            params=params,
-            shard=shard,
-            seed=seed,
-            fresh=anew,
-            observer=observer,
-        )
+        url = urls[shard % len(urls)]
+        return lambda anew: opened(own, url=url, shard=shard, fresh=anew)
 
     members = [Member(i, host_of(urls[i % len(urls)]), opener(i)) for i in range(count)]
     return ShardedReplayBuffer(table, members, seed=seed, fresh=fresh)

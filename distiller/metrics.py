@@ -57,17 +57,32 @@ class DistillerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._register_training(registry)
+        self._register_steps(registry)
+        self._register_student(registry)
         self._register_batches(registry)
         self._register_waiting(registry)
 
-    def _register_training(self, registry: CollectorRegistry) -> None:
+    def _register_steps(self, registry: CollectorRegistry) -> None:
         self.steps = Counter(
             "ssdkd_distiller_steps_total", "Student steps of this process.", registry=registry
         )
         self.samples = Counter(
             "ssdkd_distiller_samples_total", "Samples this worker trained on.", registry=registry
         )
+        self.step_seconds = Histogram(
+            "ssdkd_distiller_step_seconds",
+            "Duration of a student step.",
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self.last_step = Gauge(
+            "ssdkd_distiller_last_step_timestamp_seconds",
+            "Unix time of the newest student step; 0 before the first.",
+            multiprocess_mode="max",
+            registry=registry,
+        )
+
+    def _register_student(self, registry: CollectorRegistry) -> None:
         self.loss = Gauge(
             "ssdkd_distiller_loss",
             "Weighted training loss of the last step.",
@@ -97,18 +112,6 @@ class DistillerMetrics:
             "Share of the test data that the student classifies correctly, at its last evaluation; "
             "told by the first worker. No decision is based on it.",
             multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self.last_step = Gauge(
-            "ssdkd_distiller_last_step_timestamp_seconds",
-            "Unix time of the newest student step; 0 before the first.",
-            multiprocess_mode="max",
-            registry=registry,
-        )
-        self.step_seconds = Histogram(
-            "ssdkd_distiller_step_seconds",
-            "Duration of a student step.",
-            buckets=STEP_BUCKETS,
             registry=registry,
         )
 
@@ -142,7 +145,9 @@ class DistillerMetrics:
             registry=registry,
         )
         self.refusals = Counter(
-            "ssdkd_distiller_refusals_total", "How often it waited so.", registry=registry
+            "ssdkd_distiller_refusals_total",
+            "Draws that the buffer refused, or did not answer.",
+            registry=registry,
         )
         self.checkpointing = Counter(
             "ssdkd_distiller_checkpoint_seconds_total",

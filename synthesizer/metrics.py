@@ -32,6 +32,7 @@ class SynthesizerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._terms: set[str] = set()
         self._register_work(registry)
+        self._register_time(registry)
         self._register_newest_round(registry)
 
     def _register_work(self, registry: CollectorRegistry) -> None:
@@ -50,19 +51,21 @@ class SynthesizerMetrics:
             multiprocess_mode="max",
             registry=registry,
         )
+        self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
         self.round_seconds = Histogram(
             "ssdkd_synthesizer_round_seconds",
             "Time spent making and inserting the images of a round, without waiting.",
             buckets=ROUND_BUCKETS,
             registry=registry,
         )
+
+    def _register_time(self, registry: CollectorRegistry) -> None:
         self.prepared = Gauge(
             "ssdkd_synthesizer_prepared_ratio",
             "How far the method's preparation is; of several synthesizers the last.",
             multiprocess_mode="livemin",
             registry=registry,
         )
-        self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
         self.busy = Counter(
             "ssdkd_synthesizer_busy_seconds_total",
             "Time spent preparing, making and inserting images.",
@@ -74,7 +77,9 @@ class SynthesizerMetrics:
             registry=registry,
         )
         self.waits = Counter(
-            "ssdkd_synthesizer_waits_total", "How often it waited so.", registry=registry
+            "ssdkd_synthesizer_waits_total",
+            "Waits for permits, or for a buffer that is away.",
+            registry=registry,
         )
 
     def _register_newest_round(self, registry: CollectorRegistry) -> None:

@@ -65,11 +65,9 @@ def objective(
     weighted.append(("task", table.task_weight, _task(logits, labels, phi, table)))
     adversarial_weight = context.params.adversarial_weight
     if adversarial_weight > 0 and context.filled_once and context.student is not None:
-        divergence = terms.adversarial(
-            logits,
-            at_least_float32(context.student(images)),
-            agreement_only=table.adversarial_agreement_only,
-        )
+        student_logits = at_least_float32(context.student(images))
+        masked = table.adversarial_agreement_only
+        divergence = terms.adversarial(logits, student_logits, agreement_only=masked)
         weighted.append(("adversarial", -adversarial_weight, divergence.mean()))
     return Objective(
         total=torch.stack([weight * term for _, weight, term in weighted]).sum(),
