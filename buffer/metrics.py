@@ -213,7 +213,11 @@ def _student(progress: StudentProgress) -> Iterator[Metric]:
         ("samples_drawn", "Samples trained on, over all workers.", progress.samples_drawn),
         ("kl_nats", "Mean KL(teacher || student) of drawn samples.", progress.kl_mean),
         ("agreement_ratio", "Share of equal argmax on drawn samples.", progress.agreement),
-        ("effective_sample_ratio", "1 / (N sum P^2) of the priorities.", progress.ess_ratio),
+        (
+            "effective_sample_ratio",
+            "Effective share of the samples held, 1 / (N sum P^2).",
+            progress.ess_ratio,
+        ),
         ("buffer_age_steps", "Mean age of the samples held.", progress.mean_age),
     ):
         yield GaugeMetricFamily(f"ssdkd_student_{name}", meaning, value=float(value))
