@@ -31,8 +31,14 @@ class ControllerMetrics:
         )
         self.last_decision = Gauge(
             "ssdkd_controller_last_decision_timestamp_seconds",
-            "Unix time of the newest decision.",
+            "Unix time of the newest decision; 0 before the first.",
             multiprocess_mode="max",
+            registry=registry,
+        )
+        self.interval = Gauge(
+            "ssdkd_controller_interval_seconds",
+            "Time between two decisions, as it is configured.",
+            multiprocess_mode="livemostrecent",
             registry=registry,
         )
         self.decision_seconds = Histogram(
@@ -42,8 +48,14 @@ class ControllerMetrics:
             registry=registry,
         )
 
-    def expect(self, arms: Iterable[str]) -> None:
-        """Begins the counters of all arms that can be chosen, at 0."""
+    def begin(self, arms: Iterable[str], *, interval_seconds: float) -> None:
+        """Tells what is known from the start; the counters of all arms begin at 0.
+
+        Args:
+            arms: names of those that can be chosen.
+            interval_seconds: between two decisions.
+        """
+        self.interval.set(interval_seconds)
         for arm in arms:
             self.decisions.labels(arm)
 
