@@ -133,10 +133,10 @@ function drawController() {
     const rewards = chosen.map((each) => each.reward).filter((reward) => reward !== null);
     const mean = rewards.length > 0 ? rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length : null;
     const changes = Object.entries(knownArms[arm] ?? {}).map(([name, value]) => `${name} ${short(value)}`);
-    return [arm, changes.join(", ") || "the configuration's values", chosen.length, rewards.length, mean === null ? "not known" : short(mean)];
+    return [arm, mean === null ? "not known" : short(mean), chosen.length, rewards.length, changes.join(", ") || "the configuration's values"];
   });
   document.getElementById("policy").textContent = `Policy: ${last(known.policies)?.policy ?? "not known"}. ${decisions.length} settings in a row. A reward is ${rewardName()} on probes, per second.`;
-  document.getElementById("arms").replaceChildren(table({ head: ["arm", "what it sets", "chosen", "measured", "mean reward"], rows }));
+  document.getElementById("arms").replaceChildren(table({ head: ["arm", "mean reward", "chosen", "measured", "what it sets"], rows }));
   const used = decisions.map((each) => [each.elapsed, each.arm]);
   draw("arms-time", {
     clock: true, rows: arms, pointwise: true, series: [{ name: "arm", type: "scatter", symbolSize: 10, data: used }],
