@@ -13,6 +13,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from buffer import logs
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from buffer.interface import Replay
@@ -62,7 +63,9 @@ def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     settings = cast(Settings, plain)
     torch.set_num_threads(settings["threads"])
     config = DistillerFile.model_validate(settings["config"])
-    logging.basicConfig(level=config.run.log_level.upper())
+    logging.getLogger().handlers.clear()  # Ray Train has put its own there
+    rank = ray.train.get_context().get_world_rank()
+    logs.configure(config.run.log_level, f"distiller-{rank}")
     try:
         with closing(connect(config.buffer, url=url, run=config.run.name)) as replay:
             return _train(config, replay, settings)
