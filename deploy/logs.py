@@ -34,6 +34,7 @@ class ConsoleHandler(logging.Handler):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from rich.console import Console, Group, RenderableType
 from rich.constrain import Constrain
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -175,7 +176,8 @@ def drawn(state: State) -> RenderableType:
         parts.append(f"{clock(state.seconds_left)} left")
     return Group(
         Text("  ".join(parts), style="bold"),
-        Constrain(ProgressBar(total=1.0, completed=state.elapsed_share), BAR_WIDTH),
+        # Padded, because a bar by itself does not end its line.
+        Padding(Constrain(ProgressBar(total=1.0, completed=state.elapsed_share), BAR_WIDTH), 0),
         *(Text(fact) for fact in facts(state)),
     )
 
