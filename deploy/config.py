@@ -29,6 +29,11 @@ class MonitoringTable(Table):
     taken: any that is free; the log says which. ``null``: nothing is exported anywhere."""
     node_port: Port = 9465
     """Of the exporter on each node, likewise."""
+    interval_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """How often the run's state is recorded: for ``timeline.jsonl``, and whoever else shows it."""
+    pictures_seconds: Annotated[float, Field(gt=0)] | None = 30.0
+    """How often pictures of the buffer's samples are taken; later in a run whenever it has become
+    a thirtieth of itself longer. ``null``: never."""
 
 
 class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):

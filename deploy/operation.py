@@ -14,6 +14,7 @@ from buffer.errors import BufferUnavailable, Interrupted, SsdkdError, Stopped
 from buffer.interface import Replay
 from buffer.lease import RunLease
 from buffer.logs import brief
+from deploy import report
 from deploy.cluster import await_nodes, cluster_cpus
 from deploy.config import PipelineConfig
 from deploy.control import Control, Order, progress_of
@@ -25,8 +26,10 @@ from deploy.monitoring import Monitoring
 from deploy.outlook import Outlook
 from deploy.placement import Places, Reservation
 from deploy.rates import Seconds
+from deploy.recorder import Recorder
 from deploy.scaling import Autoscaler
 from deploy.supervisor import Supervisor
+from deploy.timeline import Timeline, recorded_seconds
 from deploy.validate import cpu_shares
 from distiller.background import Background, Watch
 from distiller.service import CHECKPOINTS, JOURNAL, end_early, fit, resources
@@ -96,6 +99,15 @@ class Operation:
         )
         outcome.totals = self._supervisor.totals
         self._monitoring = Monitoring(config, replay, self._supervisor, environment)
+        self._recorder = Recorder(
+            config,
+            replay,
+            self._supervisor,
+            outcome.all_totals,
+            out,
+            [Timeline(out, report.environment)],
+            elapsed_seconds=recorded_seconds(out) if resumes else 0.0,
+        )
         self._reservation = Reservation(config.run.name, places)
         table, self._autoscaler = config.synthesizer, None
         if table.max_actors is not None:
@@ -114,7 +126,7 @@ class Operation:
             self._supervisor.start()
             self._reserve()
             display.watch(Outlook(self._replay, self._supervisor, config.buffer.minimum).look)
-            with self._monitoring:
+            with self._monitoring, self._recorder:
                 if self._monitoring.address is not None:
                     display.note(f"metrics: {self._monitoring.address}/metrics")
                 training = Background(self._train, end=lambda: end_early(self._out))

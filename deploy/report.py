@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,8 +32,12 @@ MAX_ROWS = 100
 
 def clear(out: Path) -> None:
     """Removes an earlier run's results, so that none is mistaken for this one's."""
-    for name in ("result.json", "student.safetensors", "samples.png", "controller.jsonl"):
+    for name in (
+        *("result.json", "student.safetensors", "samples.png", "controller.jsonl"),
+        *("timeline.jsonl", "pictures.jsonl", "report.html"),
+    ):
         (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "pictures", ignore_errors=True)
 
 
 def public(config: PipelineConfig) -> dict[str, Any]:
@@ -84,6 +91,33 @@ def git_revision() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def environment() -> dict[str, Any]:
+    """What a run runs on: versions, git revision, machine."""
+    return {"versions": versions(), "git_revision": git_revision(), "machine": machine()}
+
+
+def machine() -> dict[str, Any]:
+    """What this computer is: system, processor, memory, GPUs. Not its name: reports travel."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpus = range(torch.cuda.device_count())
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gibibytes": round(memory / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(number) for number in gpus],
+    }
+
+
+def _processor() -> str:
+    """Its model where Linux says it, its architecture elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def gallery(replay: Replay, classes: int) -> Image.Image | None:
