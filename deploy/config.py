@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ DEFAULT_CONFIG = CONFIGS / "digits.yaml"
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+SinkName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class MonitoringTable(Table):
@@ -34,6 +35,9 @@ class MonitoringTable(Table):
     pictures_seconds: Annotated[float, Field(gt=0)] | None = 30.0
     """How often pictures of the buffer's samples are taken; later in a run whenever it has become
     a thirtieth of itself longer. ``null``: never."""
+    sinks: tuple[SinkName, ...] = ()
+    """Tools for comparing runs that take the same: numbers, histograms, pictures. Each needs the
+    extra of its name."""
 
 
 class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):

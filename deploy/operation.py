@@ -14,7 +14,7 @@ from buffer.errors import BufferUnavailable, Interrupted, SsdkdError, Stopped
 from buffer.interface import Replay
 from buffer.lease import RunLease
 from buffer.logs import brief
-from deploy import report
+from deploy import report, trackers
 from deploy.cluster import await_nodes, cluster_cpus
 from deploy.config import PipelineConfig
 from deploy.control import Control, Order, progress_of
@@ -105,7 +105,7 @@ class Operation:
             self._supervisor,
             outcome.all_totals,
             out,
-            [Timeline(out, report.environment)],
+            [Timeline(out, report.environment), *trackers.sinks(config, out)],
             elapsed_seconds=recorded_seconds(out) if resumes else 0.0,
         )
         self._reservation = Reservation(config.run.name, places)

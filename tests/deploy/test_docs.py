@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from deploy.jobs import RUN
+from deploy.outlook import State
 from tests.deploy.manifests import OVERLAYS, ROOT
 
 SECURITY = (ROOT / "docs" / "security.md").read_text()
@@ -73,3 +75,11 @@ def test_every_error_that_is_explained_is_one_that_can_come() -> None:
     for message in ours:
         pattern = ".*".join(re.escape(part) for part in message.split("..."))
         assert re.search(pattern, strings), message
+
+
+def test_every_field_of_a_line_of_json_is_explained() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    table = page.partition("The fields of `progress`")[2].partition("\n```")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.M)
+    explained = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert explained == [field.name for field in fields(State)]
