@@ -26,6 +26,8 @@ from distiller.ranks import Ranks
 from distiller.tally import Origin
 from distiller.trainer import NETWORKS, Trainer
 
+logger = logging.getLogger(__name__)
+
 JOURNAL = "metrics.jsonl"
 ENDING = "stop"
 """A file of this name in the folder of outputs asks the training to end early.
@@ -94,6 +96,8 @@ def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdEr
     )
     torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)
+    if attempt > 1 and ranks.leads:
+        logger.warning("attempt %d of the training goes on at step %d", attempt, trainer.tally.step)
     with trainer:
         try:
             metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))
