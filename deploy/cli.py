@@ -16,7 +16,7 @@ from rich.text import Text
 from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError, Stopped
 from deploy import __version__
-from deploy.config import load, locate, shipped
+from deploy.config import PAGE_PORT, load, locate, shipped
 from deploy.display import Mode, shown
 from deploy.pipeline import execute
 
@@ -43,6 +43,7 @@ Progress = Annotated[
     typer.Option(help="How it is shown; auto: rich on a terminal, else plain lines in a log."),
 ]
 
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name: run.name.")]
 Address = Annotated[
     str,
@@ -80,8 +81,11 @@ def run(
         typer.Option(metavar="RUN", help="Go on with the run whose outputs are in this folder."),
     ] = None,
     progress: Progress = Mode.AUTO,
+    ui: Annotated[bool, typer.Option(help="Show the run page while the run goes on.")] = False,
 ) -> None:
     """Run the whole pipeline; without CONFIG, the digits demo, or the run that goes on."""
+    if ui:  # first, so that another port that is set wins
+        assignments = [f"monitoring.page_port={PAGE_PORT}", *(assignments or [])]
     if resume is None:
         _execute(config, assignments, out, seed, progress)
         return
@@ -105,7 +109,7 @@ def validate(config: ConfigName = None, assignments: Assignments = None) -> None
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a run.")],
+    folder: Folder,
     data: Annotated[
         str | None, typer.Option(help="Test data instead of the run's own: .npz or import string.")
     ] = None,
@@ -115,6 +119,30 @@ def evaluate(
 
     for name, value in measure(folder, data).items():
         console.print(f"{name}: {value:.2f} %")
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write the page of a run, finished or not, as one file: report.html in its folder."""
+    from deploy.run_page import write
+
+    console.print(str(write(folder)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ui(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="0, or one that is taken: any that is free.")] = (
+        PAGE_PORT
+    ),
+    host: Annotated[
+        str, typer.Option(help="To listen on; 0.0.0.0 shows the run to the network.")
+    ] = "127.0.0.1",
+) -> None:
+    """Show the page of a run, finished or going on, until Ctrl-C."""
+    from deploy.live import serve
+
+    serve(folder, host, port, console)
 
 
 @app.command()

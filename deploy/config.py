@@ -18,6 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_CONFIG = CONFIGS / "digits.yaml"
 
 
+PAGE_PORT = 9466
 Port = Annotated[int, Field(ge=0, le=65535)]
 SinkName = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -38,6 +39,12 @@ class MonitoringTable(Table):
     sinks: tuple[SinkName, ...] = ()
     """Tools for comparing runs that take the same: numbers, histograms, pictures. Each needs the
     extra of its name."""
+    page_port: Port | None = None
+    """Of the run page while the run goes on, which ``ssdkd run --ui`` sets to 9466; 0, or one that
+    is taken: any that is free. ``null``: it is not served."""
+    page_host: str = "127.0.0.1"
+    """Where the run page listens. Whoever reaches it sees the configuration and the pictures, also
+    on a cluster: ``0.0.0.0`` shows them to the network."""
 
 
 class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):

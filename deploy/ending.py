@@ -14,7 +14,7 @@ from buffer.interface import BufferInfo, Replay
 from buffer.models import build, from_bytes
 from buffer.progress import StudentProgress
 from buffer.version import NEVER, Version
-from deploy import report
+from deploy import report, run_page
 from deploy.config import PipelineConfig
 from deploy.supervisor import Totals
 from distiller.service import CHECKPOINTS, JOURNAL
@@ -65,6 +65,10 @@ def save(config: PipelineConfig, replay: Replay, outcome: Outcome, out: Path) ->
     report.write_result(result, out)
     if info is not None and (picture := report.gallery(replay, config.teacher.classes)):
         picture.save(out / "samples.png")
+    try:
+        run_page.write(out, claimed=False)
+    except Exception:  # the result is saved; a page can be made of it at any time
+        logger.exception("no %s was made; `ssdkd report %s` makes one", run_page.REPORT, out)
     return result
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from buffer.errors import ConfigError
 
 MARK = "run.lock"
 """The file that is locked while a run writes to its folder, and by which later runs know it."""
+
+LOOKS, LOOK_SECONDS = 3, 0.05
+"""Somebody may just look whether the folder is claimed, and so hold it for a moment."""
 
 
 @contextmanager
@@ -36,10 +41,33 @@ def claimed(out: Path) -> Iterator[Path]:
         )
     with (out / MARK).open("w") as mark:
         try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(mark)
         except OSError as error:
             raise ConfigError(
                 f"run.out ({out}): a live run writes there, the two would overwrite each other's "
                 "outputs; choose another folder"
             ) from error
         yield out
+
+
+def is_claimed(out: Path) -> bool:
+    """Whether a live run holds a folder. One on another machine is seen if the file system can."""
+    try:
+        with (out / MARK).open() as mark:
+            fcntl.flock(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock(mark: IO[str]) -> None:
+    for left in reversed(range(LOOKS)):
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if left == 0:
+                raise
+        time.sleep(LOOK_SECONDS)

@@ -54,6 +54,7 @@ def execute(
     from buffer.config import absolute_paths
     from deploy import services
     from deploy.folder import claimed
+    from deploy.live import shown
     from deploy.validate import set_threads, validate, with_teacher
 
     set_threads()
@@ -65,7 +66,8 @@ def execute(
             tables = as_before(tables, folder)
         display.enter("preparing the teacher")
         tables = with_teacher(tables, folder)
-        result = services.run(tables, folder, display, earlier=earlier, waits=resume != "no")
+        with shown(tables.monitoring, folder, display.note):
+            result = services.run(tables, folder, display, earlier=earlier, waits=resume != "no")
         return result, folder
 
 
