@@ -50,9 +50,10 @@ class Synthesizers(Protocol):
 class State:
     """A run at one moment. Shares are in [0, 1]; what is not known is ``None``."""
 
-    phase: str = "starting"
-    """``starting``, ``preparing`` (what the method learns before its first image), ``filling``,
-    ``distilling``, ``evaluating``, ``ending``, ``saving``, or ``waiting for the buffer``."""
+    phase: str = "checking"
+    """``checking`` (the configuration), ``preparing the teacher``, ``starting``, ``preparing`` (what
+    the method learns before its first image), ``filling``, ``distilling``, ``evaluating``,
+    ``ending``, ``saving``, or ``waiting for the buffer``."""
     elapsed_seconds: float = 0.0
     """Since the command began."""
     elapsed_share: float = 0.0

@@ -115,8 +115,7 @@ def test_a_program_reads_objects_and_the_logs_of_all_actors_are_beside(
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {event["event"] for event in events} == {"progress", "note", "result"}
     phases = [event["phase"] for event in events if event["event"] == "progress"]
-    assert phases[0] == "preparing the teacher"
-    assert "distilling" in phases
+    assert {"preparing the teacher", "starting", "distilling"} <= set(phases)
     assert phases[-1] == "saving"
     assert events[-1]["event"] == "result"
     assert events[-1]["result"] == json.loads((out / "result.json").read_text())
