@@ -51,8 +51,8 @@ class State:
     """A run at one moment. Shares are in [0, 1]; what is not known is ``None``."""
 
     phase: str = "checking"
-    """``checking`` (the configuration), ``preparing the teacher``, ``starting``, ``preparing`` (what
-    the method learns before its first image), ``filling``, ``distilling``, ``evaluating``,
+    """``checking`` (the configuration), ``preparing the teacher``, ``starting``, ``preparing``
+    (what the method learns before its first image), ``filling``, ``distilling``, ``evaluating``,
     ``ending``, ``saving``, or ``waiting for the buffer``."""
     elapsed_seconds: float = 0.0
     """Since the command began."""
