@@ -12,11 +12,12 @@ from typing import Any, TypedDict, cast
 import ray.train
 import ray.train.torch
 import torch
+from prometheus_client import CollectorRegistry
 
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from buffer.interface import Replay
-from buffer.metrics import process_registry
+from buffer.metrics import ClientMetrics, process_registry
 from distiller import checkpoint
 from distiller.agreement import LASTING
 from distiller.config import DistillerFile
@@ -63,21 +64,27 @@ def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     torch.set_num_threads(settings["threads"])
     config = DistillerFile.model_validate(settings["config"])
     logging.basicConfig(level=config.run.log_level.upper())
+    registry = process_registry()
+    observer = ClientMetrics(registry)
     try:
-        with closing(connect(config.buffer, url=url, run=config.run.name)) as replay:
-            return _train(config, replay, settings)
+        with closing(
+            connect(config.buffer, url=url, run=config.run.name, observer=observer)
+        ) as replay:
+            return _train(config, replay, settings, registry)
     except LASTING as error:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the other ranks may wait for this one: only Ray can end them
         return error
 
 
-def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdError | None:
+def _train(
+    config: DistillerFile, replay: Replay, settings: Settings, registry: CollectorRegistry
+) -> SsdkdError | None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     attempt = _begin_attempt(replay, ranks)
-    out = Path(settings["out"])
+    out, measured = Path(settings["out"]), DistillerMetrics(registry)
     trainer = Trainer(
         config,
         replay,
@@ -87,16 +94,21 @@ def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdEr
         origin=Origin(*settings["origin"]),
         end_asked=(out / ENDING).exists,
         journal=out / JOURNAL,
-        metrics=DistillerMetrics(process_registry()),
+        metrics=measured,
     )
+
+    def save(figures: Mapping[str, Any]) -> None:
+        with measured.blocked():
+            report(trainer, ranks, figures)
+
     torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)
     with trainer:
         try:
-            metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))
+            metrics = trainer.run(save=lambda: save(trainer.tally.as_metrics()))
         except LASTING as error:
             return error  # on every rank
-        report(trainer, ranks, metrics)
+        save(metrics)
     return None
 
 

@@ -15,3 +15,10 @@ def test_a_decision_is_counted_with_its_arm_and_reward() -> None:
     decided = value("ssdkd_controller_last_decision_timestamp_seconds")
     assert decided is not None
     assert abs(decided - time.time()) < 60
+
+
+def test_the_counters_of_all_arms_begin_at_zero() -> None:
+    registry = CollectorRegistry()
+    ControllerMetrics(registry).expect(["easy", "hard"])
+    for arm in ("easy", "hard"):
+        assert registry.get_sample_value("ssdkd_controller_decisions_total", {"arm": arm}) == 0
