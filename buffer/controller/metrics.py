@@ -41,9 +41,22 @@ class ControllerMetrics:
             buckets=DECISION_BUCKETS,
             registry=registry,
         )
+        self.interval = Gauge(
+            "ssdkd_controller_interval_seconds",
+            "Time that there should be between two decisions.",
+            # Outlives its process, as the time of the newest decision does: the two are compared.
+            multiprocess_mode="max",
+            registry=registry,
+        )
 
-    def expect(self, arms: Iterable[str]) -> None:
-        """Begins the counters of all arms that can be chosen, at 0."""
+    def expect(self, arms: Iterable[str], *, interval_seconds: float) -> None:
+        """Says what is going to be counted.
+
+        Args:
+            arms: those that can be chosen; their counters begin at 0.
+            interval_seconds: between two decisions.
+        """
+        self.interval.set(interval_seconds)
         for arm in arms:
             self.decisions.labels(arm)
 

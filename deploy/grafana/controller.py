@@ -47,7 +47,7 @@ HEALTH = Row(
                     "mean",
                 ),
             ),
-            says="Good: far below the interval.",
+            says="Good: far below the interval between two of them.",
             steps=[Step(None, "green"), Step(1, "yellow"), Step(10, "red")],
             width=6,
         ),

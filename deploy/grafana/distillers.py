@@ -175,7 +175,7 @@ TIME = Row(
                     "refusals",
                 ),
             ),
-            says="How often that happened.",
+            says="How often a draw had to be tried again.",
         ),
         Lines(
             "Samples trained on",

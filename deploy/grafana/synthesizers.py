@@ -14,7 +14,7 @@ HEALTH = Row(
                 Query('sum(ssdkd_pipeline_synthesizers{run="$run", state="running"})', "run"),
                 Query('max(ssdkd_pipeline_synthesizers_wanted{run="$run"})', "wanted"),
             ),
-            says="Good: both numbers are equal.",
+            says="Good: both numbers are equal. Else see the states below.",
         ),
         Number(
             "Restarts in an hour",
@@ -158,8 +158,8 @@ QUALITY = Row(
             "Loss terms",
             "none",
             queries=(Query('max by (term) (ssdkd_synthesizer_loss{run="$run"})', "{{term}}"),),
-            says="Newest round, before weights. Good: batchnorm and task fall at first, then stay. "
-            "Bad: batchnorm rises for minutes: images leave what the teacher was trained on.",
+            says="Newest round, before weights. Good: bn and task fall at first, then stay. "
+            "Bad: bn (BatchNorm) rises for minutes: images leave what the teacher was trained on.",
             width=6,
         ),
         Lines(

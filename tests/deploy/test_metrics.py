@@ -43,7 +43,7 @@ distiller = DistillerMetrics(registry)
 distiller.ages.observe_all(np.array([0, 3, 3]))
 distiller.learning_rate.set(0.1)
 controller = ControllerMetrics(registry)
-controller.expect(["easy"])
+controller.expect(["easy"], interval_seconds=20.0)
 for gauge in (
     *(synthesizer.confidence, synthesizer.modulation, synthesizer.disagreement),
     *(distiller.loss, distiller.kl, distiller.agreement, distiller.repeated, distiller.effective),

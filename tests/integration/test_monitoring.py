@@ -32,7 +32,8 @@ MOVES = {
     "kl_nats agreement_ratio learning_rate accuracy_ratio sample_age_steps_sum "
     "repeated_draws_ratio weight_effective_ratio waiting_seconds_total refused_seconds_total "
     "refusals_total checkpoint_seconds_total",
-    "controller": "decisions_total reward last_decision_timestamp_seconds decision_seconds_sum",
+    "controller": "decisions_total reward last_decision_timestamp_seconds decision_seconds_sum "
+    "interval_seconds",
     "pipeline": "synthesizers synthesizers_wanted",
 }
 """What is not 0 for ever in a run that goes well."""
