@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from buffer.config import BufferTable
 from buffer.connection import host_of
 from buffer.division import table_of_shard
 from buffer.interface import Replay
 from buffer.members import Member
+from buffer.observer import UNOBSERVED, Observer
 from buffer.params import SamplingParams
 from buffer.replay import ReplayBuffer
 from buffer.shards import ShardedReplayBuffer
@@ -22,6 +24,7 @@ def connect(
     params: SamplingParams | None = None,
     seed: int | None = None,
     fresh: bool = False,
+    observer: Observer = UNOBSERVED,
 ) -> Replay:
     """The buffer of a run: on one server, or on several.
 
@@ -32,6 +35,7 @@ def connect(
         params: it starts with if it is new; default: the table's.
         seed: of draws that bring none of their own.
         fresh: whether to begin with an empty buffer.
+        observer: of this client's calls, whichever server they go to.
 
     Raises:
         BufferUnavailable: no server can be reached.
@@ -39,20 +43,14 @@ def connect(
     """
     urls = url.split(",")
     count = table.shards or len(urls)
+    opened = partial(ReplayBuffer, run=run, params=params, seed=seed, observer=observer)
     if count == 1:
-        return ReplayBuffer(table, url=urls[0], run=run, params=params, seed=seed, fresh=fresh)
+        return opened(table, url=urls[0], fresh=fresh)
     own = table_of_shard(table, count)
 
     def opener(shard: int) -> Callable[[bool], ReplayBuffer]:
-        return lambda anew: ReplayBuffer(
-            own,
-            url=urls[shard % len(urls)],
-            run=run,
-            params=params,
-            shard=shard,
-            seed=seed,
-            fresh=anew,
-        )
+        url = urls[shard % len(urls)]
+        return lambda anew: opened(own, url=url, shard=shard, fresh=anew)
 
     members = [Member(i, host_of(urls[i % len(urls)]), opener(i)) for i in range(count)]
     return ShardedReplayBuffer(table, members, seed=seed, fresh=fresh)

@@ -169,6 +169,11 @@ class Connection:
         """The version of a published value; ``NEVER`` if there is none."""
         return _version(self._ask(lambda: self._client.get(Keys.version_of(key))))
 
+    def server(self, key: str) -> dict[str, Any]:
+        """What the server that has a key says of itself: the fields of ``INFO``."""
+        info: dict[str, Any] = self._ask(lambda: self._server_of(key).info())
+        return info
+
     def close(self) -> None:
         """Closes every socket."""
         if self._clustered:

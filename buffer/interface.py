@@ -100,6 +100,17 @@ class BufferInfo:
         )
 
 
+class ServerInfo(NamedTuple):
+    """What a shard's server says of itself."""
+
+    shard: int
+    memory_used_bytes: int
+    memory_limit_bytes: int
+    """It refuses inserts above; 0: no limit."""
+    last_fork_seconds: float
+    """How long its last fork kept everybody waiting; 0: it never saved itself in the background."""
+
+
 class Replay(Protocol):
     """The interface of a prioritised replay buffer. Times in seconds, priorities >= 0.
 
@@ -177,6 +188,10 @@ class Replay(Protocol):
 
     def info(self) -> BufferInfo:
         """Sizes, counters and histograms."""
+        ...
+
+    def servers(self) -> list[ServerInfo]:
+        """The server of each shard that can be reached; none for a buffer in memory."""
         ...
 
     def params(self) -> SamplingParams:

@@ -36,7 +36,7 @@ from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.contents import Contents
 from buffer.errors import RateLimited
-from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
+from buffer.interface import BufferInfo, InsertResult, Permit, ServerInfo, UpdateCounts
 from buffer.items import Item, Items
 from buffer.limiter import FILLING_RETRY_SECONDS, RETRY_SECONDS, Limiter
 from buffer.params import SamplingParams, start_params
@@ -169,6 +169,10 @@ class InMemoryReplayBuffer:
                 level_counts=dict(Counter(item.level for item in items)),
             )
 
+    def servers(self) -> list[ServerInfo]:
+        """See :meth:`buffer.interface.Replay.servers`."""
+        return []
+
     def params(self) -> SamplingParams:
         """See :meth:`buffer.interface.Replay.params`."""
         with self._lock:
@@ -251,14 +255,9 @@ class InMemoryReplayBuffer:
         return Contents(self._start_params, self._clock(), items, limiter)
 
     def _may_insert(self, producer: str, n: int) -> bool:
-        state = self._state
-        admitted = state.limiter.may_insert(
-            producer,
-            n,
-            size=len(state.items.train),
-            per_insert=state.params.samples_per_insert,
-            now=self._clock(),
-        )
+        state, per_insert = self._state, self._state.params.samples_per_insert
+        size, now = len(state.items.train), self._clock()
+        admitted = state.limiter.may_insert(producer, n, size=size, per_insert=per_insert, now=now)
         state.counts["insert_waits"] += not admitted
         return admitted
 

@@ -1,14 +1,18 @@
-"""What Prometheus is told of the buffer and of the student: read at every scrape, never kept."""
+"""What Prometheus is told of the buffer and of the student, and of those who use the buffer.
+
+The first is read at every scrape and never kept; the second is counted by each process that is a
+client.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeHistogramMetricFamily,
@@ -18,7 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from buffer.errors import SsdkdError
-from buffer.interface import BufferInfo, Replay
+from buffer.interface import BufferInfo, Replay, ServerInfo
+from buffer.observer import Answer, Arguments, Observer
 from buffer.priorities import LEVELS, STEPS_PER_OCTAVE, value_of
 from buffer.progress import Phase, StudentProgress
 
@@ -34,6 +39,51 @@ def process_registry() -> CollectorRegistry:
     if folder := os.environ.get(FOLDER):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return CollectorRegistry()
+
+
+CALL_BUCKETS = (0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.2, 1.0, 5.0)
+
+
+class ClientMetrics(Observer):
+    """What one process asks of the buffer's servers, for :func:`buffer.connect.connect`.
+
+    Args:
+        registry: where the metrics are registered; a fresh one per process and per test.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "ssdkd_buffer_call_seconds",
+            "How long a service waited for the buffer's server, repetitions after a broken "
+            "connection included.",
+            ["op"],
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        moved = Counter(
+            "ssdkd_buffer_payload_bytes_total",
+            "Bytes of images and their targets that services wrote (in) and read (out); what came "
+            "from a cache was not read.",
+            ["direction"],
+            registry=registry,
+        )
+        self._moved = {direction: moved.labels(direction) for direction in ("in", "out")}
+
+    def timed(
+        self, operation: str, call: Callable[Arguments, Answer]
+    ) -> Callable[Arguments, Answer]:
+        """See :meth:`buffer.observer.Observer.timed`."""
+        seconds = self._seconds.labels(operation)
+
+        def observed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+            with seconds.time():
+                return call(*args, **kwargs)
+
+        return observed
+
+    def moved(self, direction: Literal["in", "out"], payloads: Iterable[bytes | None]) -> None:
+        """See :meth:`buffer.observer.Observer.moved`."""
+        self._moved[direction].inc(sum(len(payload) for payload in payloads if payload))
 
 
 class BufferCollector(Collector):
@@ -54,6 +104,7 @@ class BufferCollector(Collector):
         try:
             info, progress = self._replay.info(), self._replay.progress()
             params = self._replay.params().model_dump(exclude={"version"})
+            servers = self._replay.servers()
         except SsdkdError as error:
             logger.debug("no metrics of the buffer: %s", error)
             up.samples.clear()
@@ -66,6 +117,7 @@ class BufferCollector(Collector):
             if value is not None:  # off
                 parameter.add_metric([name], value)
         families = [up, parameter, *_sizes(info), *_counters(info), _priorities(info)]
+        families += _servers(servers)
         return [*families, *_student(progress)] if progress is not None else families
 
 
@@ -142,6 +194,18 @@ def _priorities(info: BufferInfo) -> Metric:
     )
 
 
+def _servers(servers: Sequence[ServerInfo]) -> Iterator[Metric]:
+    for name, meaning in (
+        ("memory_used_bytes", "Memory that a shard's server has allocated."),
+        ("memory_limit_bytes", "What it may allocate before it refuses inserts; 0: no limit."),
+        ("last_fork_seconds", "How long its last fork kept all clients waiting; 0: none yet."),
+    ):
+        family = GaugeMetricFamily(f"ssdkd_redis_{name}", meaning, labels=["shard"])
+        for server in servers:
+            family.add_metric([str(server.shard)], getattr(server, name))
+        yield family
+
+
 def _student(progress: StudentProgress) -> Iterator[Metric]:
     for name, meaning, value in (
         ("step", "Student steps of the run.", progress.version.step),
@@ -149,7 +213,11 @@ def _student(progress: StudentProgress) -> Iterator[Metric]:
         ("samples_drawn", "Samples trained on, over all workers.", progress.samples_drawn),
         ("kl_nats", "Mean KL(teacher || student) of drawn samples.", progress.kl_mean),
         ("agreement_ratio", "Share of equal argmax on drawn samples.", progress.agreement),
-        ("effective_sample_ratio", "1 / (N sum P^2) of the priorities.", progress.ess_ratio),
+        (
+            "effective_sample_ratio",
+            "Effective share of the samples held, 1 / (N sum P^2).",
+            progress.ess_ratio,
+        ),
         ("buffer_age_steps", "Mean age of the samples held.", progress.mean_age),
     ):
         yield GaugeMetricFamily(f"ssdkd_student_{name}", meaning, value=float(value))

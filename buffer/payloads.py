@@ -14,6 +14,7 @@ from buffer.columns import Columns, combine, read, same_names
 from buffer.connection import MOST_KEYS, Connection
 from buffer.errors import ProtocolMismatch
 from buffer.keys import PROTOCOL, Keys
+from buffer.observer import UNOBSERVED, Observer
 
 
 class Payloads:
@@ -23,10 +24,20 @@ class Payloads:
         connection: to the shard's server.
         keys: of the shard.
         cache: of what was read.
+        observer: of what is written and read.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, cache: PayloadCache) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        cache: PayloadCache,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         self._connection = connection
+        self._store = observer.timed("store", connection.store)
+        self._get = observer.timed("fetch", connection.fetch)
+        self._observer = observer
         self._keys = keys
         self._cache = cache
         self._lock = threading.Lock()
@@ -110,12 +121,14 @@ class Payloads:
 
     def _write(self, names: NDArray[np.void], payloads: Sequence[bytes]) -> None:
         keys = self._keys.payloads(names["slot"].tolist())
-        self._connection.store(dict(zip(keys, payloads, strict=True)))
+        self._store(dict(zip(keys, payloads, strict=True)))
+        self._observer.moved("in", payloads)
 
     def _payloads(self, names: NDArray[np.void]) -> list[bytes | None]:
         """What is stored at the slots of names ``[n]``; the next chunks are of a size that fits."""
         keys = self._keys.payloads(names["slot"].tolist())
-        payloads = self._connection.fetch(keys, expected_bytes=self._expected_bytes)
+        payloads = self._get(keys, expected_bytes=self._expected_bytes)
+        self._observer.moved("out", payloads)
         if payloads and payloads[0]:
             self._expected_bytes = len(payloads[0])
         return payloads

@@ -39,10 +39,11 @@ from buffer.config import BufferTable
 from buffer.connection import Connection
 from buffer.drawing import Drawing
 from buffer.errors import RateLimited
-from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
+from buffer.interface import BufferInfo, InsertResult, Permit, ServerInfo, UpdateCounts
 from buffer.keys import Keys
 from buffer.limits import Limits
 from buffer.notices import Notices
+from buffer.observer import UNOBSERVED, Observer
 from buffer.params import SamplingParams, start_params
 from buffer.payloads import Payloads
 from buffer.priorities import level_of
@@ -68,6 +69,7 @@ class ReplayBuffer(Notices):
         shard: number of the server, noted in identities.
         seed: of draws that bring none of their own.
         fresh: whether to begin with an empty buffer, whatever an earlier run of this name left.
+        observer: of its calls.
 
     Raises:
         BufferUnavailable: the server cannot be reached, or refuses us.
@@ -90,6 +92,7 @@ class ReplayBuffer(Notices):
         shard: int = 0,
         seed: int | None = None,
         fresh: bool = False,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._table = table
         self._shard = shard
@@ -99,13 +102,14 @@ class ReplayBuffer(Notices):
         connection = Connection(url)
         slots = table.capacity + table.probe_capacity
         self.cache = PayloadCache(table.cache_mebibytes << 20, slots)
-        self._payloads = Payloads(connection, self._keys, self.cache)
+        self._payloads = Payloads(connection, self._keys, self.cache, observer)
         scripts = Scripts(
             connection,
             self._keys,
             Limits.of(table),
             params or start_params(table),
             lambda: secrets.randbits(32),
+            observer,
         )
         super().__init__(connection, self._keys, scripts)
         self.drawing = Drawing(scripts, self._payloads, table, shard, seed)
@@ -201,6 +205,12 @@ class ReplayBuffer(Notices):
             class_counts=picture.totals(lambda group: group >> 8),
             level_counts=picture.totals(lambda group: group & 0xFF),
         )
+
+    def servers(self) -> list[ServerInfo]:
+        """See :meth:`buffer.interface.Replay.servers`: the one."""
+        info = self._connection.server(self._keys.meta)
+        used, limit = info["used_memory"], info["maxmemory"]
+        return [ServerInfo(self._shard, used, limit, 1e-6 * info["latest_fork_usec"])]
 
     def reset(self) -> None:
         """See :meth:`buffer.interface.Replay.reset`; back to this client's start parameters."""

@@ -33,6 +33,7 @@ from buffer.connection import Connection
 from buffer.errors import BufferUnavailable, ProtocolMismatch
 from buffer.keys import Keys
 from buffer.limits import Limits
+from buffer.observer import UNOBSERVED, Observer
 from buffer.params import SamplingParams, params_fields, params_of
 from buffer.sources import OPERATIONS, source
 from buffer.version import Version
@@ -53,6 +54,7 @@ class Scripts:
         limits: which the shard must have.
         params: it starts with, if it is new.
         incarnation: draws the incarnation of a new buffer.
+        observer: of all operations.
     """
 
     def __init__(
@@ -62,9 +64,12 @@ class Scripts:
         limits: Limits,
         params: SamplingParams,
         incarnation: Callable[[], int],
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._keys, self._epochs = keys.scripted, keys.epochs
-        self._run = {name: connection.script(source(name)) for name in OPERATIONS}
+        self._run = {
+            name: observer.timed(name, connection.script(source(name))) for name in OPERATIONS
+        }
         self._limits = limits
         self._params = params
         self._incarnation = incarnation

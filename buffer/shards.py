@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -39,7 +39,7 @@ from buffer.columns import Columns, joined
 from buffer.config import BufferTable
 from buffer.division import common_of, in_proportion, share_of, table_of_shard, together
 from buffer.errors import BufferUnavailable, RateLimited
-from buffer.interface import BufferInfo, InsertResult, Permit, UpdateCounts
+from buffer.interface import BufferInfo, InsertResult, Permit, ServerInfo, UpdateCounts
 from buffer.limiter import RETRY_SECONDS
 from buffer.members import Member, Members, draw, peek
 from buffer.params import SamplingParams
@@ -175,15 +175,16 @@ class ShardedReplayBuffer:
     def info(self) -> BufferInfo:
         """See :meth:`buffer.interface.Replay.info`: of the shards that can be reached together."""
         infos = [info for _, info in self._members.ask_all(ReplayBuffer.info)]
-        whole = infos[0]
-        for info in infos[1:]:
-            whole = whole.plus(info)
         return replace(
-            whole,
+            reduce(BufferInfo.plus, infos),
             capacity=self._table.capacity,
             probe_capacity=self._table.probe_capacity,
             shards_left_out=len(self._members) - len(infos),
         )
+
+    def servers(self) -> list[ServerInfo]:
+        """See :meth:`buffer.interface.Replay.servers`."""
+        return [info for _, infos in self._members.ask_all(ReplayBuffer.servers) for info in infos]
 
     def params(self) -> SamplingParams:
         """See :meth:`buffer.interface.Replay.params`: the newest."""

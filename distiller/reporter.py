@@ -21,6 +21,7 @@ from distiller.config import DistillerFile
 from distiller.evaluation import EvaluationSet
 from distiller.interval import Interval
 from distiller.journal import Journal
+from distiller.metrics import DistillerMetrics
 from distiller.pair import Pair
 from distiller.probe import ProbeMeter
 from distiller.step import StepResult
@@ -47,6 +48,7 @@ class Reporter:
         attempt: of every version that is published.
         device: where the networks are.
         journal: file for one line per report and evaluation; ``None`` writes nothing.
+        metrics: are told what rank 0 alone knows.
         clock: monotonic seconds.
     """
 
@@ -61,12 +63,13 @@ class Reporter:
         attempt: int,
         device: torch.device,
         journal: Path | None = None,
+        metrics: DistillerMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._evaluation = config.distiller, config.evaluation
         self._replay, self._pair, self._device = replay, pair, device
         self._tally, self._budget, self._attempt = tally, budget, attempt
-        self._clock = clock
+        self._metrics, self._clock = metrics, clock
         self._journal = None if journal is None else Journal(journal)
         self._interval = Interval()
         self._rate = 0.0
@@ -95,6 +98,7 @@ class Reporter:
         """Takes one step into the next report."""
         self._interval.add(batch, result)
         self._rate = learning_rate
+        self._metrics.learning_rate.set(learning_rate)
         self._params_version = batch.params_version
 
     def note_first_step(self) -> None:
@@ -188,6 +192,7 @@ class Reporter:
         tally = self._tally
         point = [tally.step, tally.elapsed_seconds, self._budget.share, accuracy]
         tally.curve.append(point)
+        self._metrics.accuracy.set(accuracy / 100.0)
         if self._journal is not None:
             self._journal.write_evaluation(Version(self._attempt, tally.step), point)
 

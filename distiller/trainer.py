@@ -84,8 +84,7 @@ class Trainer:
         self._pusher = PriorityPusher(replay)
         self._reporter = self._build_reporter(journal) if self._ranks.leads else None
         self._stack = ExitStack()
-        self._busy_seconds = 0.0
-        self._waiting_counted = 0.0
+        self._busy_seconds, self._waiting_counted = 0.0, 0.0
         self._earlier_busy, self._earlier_waiting = 0.0, 0.0
         self._agreement = Agreement(self._ranks)
         self._save_at = clock() + config.distiller.checkpoint_seconds
@@ -125,6 +124,7 @@ class Trainer:
             attempt=self._attempt,
             device=self._device,
             journal=journal,
+            metrics=self._metrics,
             clock=self._clock,
         )
 
@@ -250,7 +250,7 @@ class Trainer:
         self._busy_seconds += seconds
         waited = self._loader.waiting_seconds - self._waiting_counted
         self._waiting_counted += waited
-        self._metrics.observe_step(result, seconds=seconds, waited_seconds=waited)
+        self._metrics.observe_step(batch, result, seconds=seconds, waited_seconds=waited)
 
     def _finish(self) -> dict[str, Any]:
         if self.tally.step == 0:

@@ -12,12 +12,13 @@ from typing import Any, TypedDict, cast
 import ray.train
 import ray.train.torch
 import torch
+from prometheus_client import CollectorRegistry
 
 from buffer import logs
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from buffer.interface import Replay
-from buffer.metrics import process_registry
+from buffer.metrics import ClientMetrics, process_registry
 from distiller import checkpoint
 from distiller.agreement import LASTING
 from distiller.config import DistillerFile
@@ -68,21 +69,27 @@ def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     logging.getLogger().handlers.clear()  # Ray Train has put its own there
     rank = ray.train.get_context().get_world_rank()
     logs.configure(config.run.log_level, f"distiller-{rank}")
+    registry = process_registry()
+    observer = ClientMetrics(registry)
     try:
-        with closing(connect(config.buffer, url=url, run=config.run.name)) as replay:
-            return _train(config, replay, settings)
+        with closing(
+            connect(config.buffer, url=url, run=config.run.name, observer=observer)
+        ) as replay:
+            return _train(config, replay, settings, registry)
     except LASTING as error:
         if ray.train.get_context().get_world_size() > 1:
             raise  # the other ranks may wait for this one: only Ray can end them
         return error
 
 
-def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdError | None:
+def _train(
+    config: DistillerFile, replay: Replay, settings: Settings, registry: CollectorRegistry
+) -> SsdkdError | None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
     attempt = _begin_attempt(replay, ranks)
-    out = Path(settings["out"])
+    out, measured = Path(settings["out"]), DistillerMetrics(registry)
     trainer = Trainer(
         config,
         replay,
@@ -92,18 +99,23 @@ def _train(config: DistillerFile, replay: Replay, settings: Settings) -> SsdkdEr
         origin=Origin(*settings["origin"]),
         end_asked=(out / ENDING).exists,
         journal=out / JOURNAL,
-        metrics=DistillerMetrics(process_registry()),
+        metrics=measured,
     )
+
+    def save(figures: Mapping[str, Any]) -> None:
+        with measured.blocked():
+            report(trainer, ranks, figures)
+
     torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)
     if attempt > 1 and ranks.leads:
         logger.warning("attempt %d of the training goes on at step %d", attempt, trainer.tally.step)
     with trainer:
         try:
-            metrics = trainer.run(save=lambda: report(trainer, ranks, trainer.tally.as_metrics()))
+            metrics = trainer.run(save=lambda: save(trainer.tally.as_metrics()))
         except LASTING as error:
             return error  # on every rank
-        report(trainer, ranks, metrics)
+        save(metrics)
     return None
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,38 +17,19 @@ from prometheus_client import CollectorRegistry
 from torch import Tensor
 
 from buffer.errors import BufferUnavailable, Diverged, RateLimited
-from buffer.interface import BufferInfo, Replay
+from buffer.interface import BufferInfo, InsertResult, Replay
 from buffer.models import build, from_bytes, load_weights
-from buffer.version import NEVER, Version
+from buffer.version import Version
 from synthesizer.checkpoint import Checkpoint
 from synthesizer.config import SynthesizerFile
 from synthesizer.inverter import Round, build_inverter, subject
 from synthesizer.methods import Context
-from synthesizer.metrics import SynthesizerMetrics
+from synthesizer.metrics import Fate, SynthesizerMetrics
 from synthesizer.patience import Patience
+from synthesizer.tally import SynthesizerStatus, Tally
 from synthesizer.teacher import freeze
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SynthesizerStatus:
-    """What a synthesizer has done so far."""
-
-    producer: str
-    prepared_share: float = 0.0
-    """How far the method's preparation is, in [0, 1]."""
-    rounds: int = 0
-    samples: int = 0
-    """Inserted, probes included."""
-    busy_seconds: float = 0.0
-    """Preparing, making and inserting images."""
-    waiting_seconds: float = 0.0
-    """Waiting for permits, or for a buffer that is away."""
-    losses: Mapping[str, float] = field(default_factory=dict)
-    """Of the newest round, by term."""
-    student_version: Version = NEVER
-    """Of the snapshot in use."""
 
 
 class Synthesizer:
@@ -91,17 +70,16 @@ class Synthesizer:
         if threads is not None:
             torch.set_num_threads(threads)
         self._config, self._replay, self._seed = config, replay, seed
-        self._metrics = metrics or SynthesizerMetrics(CollectorRegistry())
         self._prepared = False
         self._prepared_until = 0.0
         self._sequence = 0
         self._stopping = threading.Event()
-        self._status = SynthesizerStatus(producer)
+        self._tally = Tally(producer, metrics or SynthesizerMetrics(CollectorRegistry()))
         self._inverter = build_inverter(config, producer, device, seed)
         self.context.stopping = self._stopping.is_set
         self.context.report = self._note_preparation
         self._patience = Patience(
-            patience_seconds, seed=seed, stopping=self._stopping, note=self._count_waiting
+            patience_seconds, seed=seed, stopping=self._stopping, note=self._tally.waited
         )
         self._checkpoint = Checkpoint(
             checkpoint,
@@ -116,7 +94,7 @@ class Synthesizer:
 
     def status(self) -> SynthesizerStatus:
         """What has been done so far."""
-        return self._status
+        return self._tally.status
 
     def stop(self) -> None:
         """Ends :meth:`run` after the round in hand, or early in the method's preparation."""
@@ -155,18 +133,17 @@ class Synthesizer:
         self._prepare_once()
         if not self._permitted():
             return 0
-        begun, waited = time.monotonic(), self._status.waiting_seconds
+        begun, waited = time.monotonic(), self.status().waiting_seconds
         try:
             self._refresh()
-            made = self._inverter.round(born=self._status.student_version)
+            made = self._inverter.round(born=self.status().student_version)
         except BaseException:
             self._give_back()
             raise
         self._sequence += 1
         inserted = self._insert(made)
-        waited = self._status.waiting_seconds - waited
-        self._count_work(time.monotonic() - begun - waited)
-        self._count(made, inserted)
+        waited = self.status().waiting_seconds - waited
+        self._tally.made(made, time.monotonic() - begun - waited, self.context.progress)
         self._checkpoint.save_when_due(self._inverter.state_dict)
         return inserted
 
@@ -189,16 +166,15 @@ class Synthesizer:
     def _note_preparation(self, share: float) -> None:
         """What a method's report sets off."""
         now = time.monotonic()
-        self._count_work(now - self._prepared_until)
+        self._tally.worked(now - self._prepared_until)
         self._prepared_until = now
-        self._status = replace(self._status, prepared_share=share)
-        self._metrics.prepared.set(share)
-        logger.info("%s: prepared to %.0f %%", self._status.producer, 100.0 * share)
+        self._tally.prepared(share)
+        logger.info("%s: prepared to %.0f %%", self.status().producer, 100.0 * share)
         self._checkpoint.save_when_due(self._inverter.state_dict)
 
     def _permitted(self) -> bool:
         """Asks before the work; a refusal is waited out here, not in the server."""
-        producer = self._status.producer
+        producer = self.status().producer
         # Probes are outside the limiter's count: asking for them too would hold others up.
         n = self._inverter.expected_training(self._config.synthesizer.batch_size)
         permit = self._patience.insist(lambda: self._replay.request_permit(n, producer=producer))
@@ -210,9 +186,9 @@ class Synthesizer:
 
     def _give_back(self) -> None:
         try:
-            self._replay.release_permit(producer=self._status.producer)
+            self._replay.release_permit(producer=self.status().producer)
         except BufferUnavailable:
-            logger.warning("%s: a permit was not given back, it lapses", self._status.producer)
+            logger.warning("%s: a permit was not given back, it lapses", self.status().producer)
 
     def _refresh(self) -> None:
         """Brings the context up to date with the buffer."""
@@ -222,7 +198,7 @@ class Synthesizer:
         context.filled_once = info.inserted >= info.capacity
         context.params = self._patience.insist(self._replay.params)
         context.progress = self._patience.insist(self._replay.progress)
-        used = self._status.student_version
+        used = self.status().student_version
         newer = self._patience.insist(lambda: self._replay.fetch_student(newer_than=used))
         if newer is not None:
             self._load_student(*newer)
@@ -234,15 +210,29 @@ class Synthesizer:
         else:
             origin = f"student snapshot {tuple(version)}"
             load_weights(context.student.network, weights, origin=origin)
-        self._status = replace(self._status, student_version=version)
+        self._tally.uses(version)
 
     def _insert(self, made: Round) -> int:
+        """Inserts a round; says how many samples became visible, and counts the others too."""
+        committed, others = 0, Fate.ABANDONED
+        try:
+            result = self._deliver(made)
+            if result is not None:
+                committed, others = result.inserted, Fate.REJECTED
+        except ValueError:
+            others = Fate.REJECTED
+            raise
+        finally:
+            self._tally.delivered(len(made.samples), committed=committed, others=others)
+        return committed
+
+    def _deliver(self, made: Round) -> InsertResult | None:
         """Inserts under a sequence number that repeated deliveries share.
 
         A permit that lapsed during the round is no reason to throw the round away: the insert is
-        tried until the limiter lets it pass, or :meth:`stop`.
+        tried until the limiter lets it pass, or :meth:`stop` (``None``).
         """
-        producer, sequence = self._status.producer, self._sequence
+        producer, sequence = self.status().producer, self._sequence
         while True:
             try:
                 result = self._patience.insist(
@@ -250,7 +240,7 @@ class Synthesizer:
                 )
             except RateLimited as refusal:
                 if self._stopping.is_set():
-                    return 0
+                    return None
                 self._patience.pause(refusal.retry_after_seconds)
                 continue
             if result.duplicate:
@@ -259,33 +249,7 @@ class Synthesizer:
                     "an earlier delivery arrived, or another process inserts under this name",
                     *(producer, sequence, len(made.samples)),
                 )
-            return result.inserted
-
-    def _count_waiting(self, seconds: float) -> None:
-        self._metrics.waits.inc()
-        self._metrics.waiting.inc(seconds)
-        total = self._status.waiting_seconds + seconds
-        self._status = replace(self._status, waiting_seconds=total)
-
-    def _count_work(self, seconds: float) -> None:
-        self._metrics.busy.inc(seconds)
-        self._status = replace(self._status, busy_seconds=self._status.busy_seconds + seconds)
-
-    def _count(self, made: Round, inserted: int) -> None:
-        status, progress = self._status, self.context.progress
-        self._status = replace(
-            status,
-            rounds=status.rounds + 1,
-            samples=status.samples + inserted,
-            losses=dict(made.losses),
-        )
-        self._metrics.rounds.inc()
-        self._metrics.images.inc(inserted)
-        self._metrics.observe_losses(made.losses)
-        if progress is not None:
-            self._metrics.student_lag.set(
-                max(0, progress.version.step - status.student_version.step)
-            )
+            return result
 
 
 def count_tensor(info: BufferInfo, classes: int, device: torch.device) -> Tensor | None:

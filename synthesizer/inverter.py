@@ -55,6 +55,8 @@ class Round(NamedTuple):
     samples: list[Sample]
     losses: Mapping[str, float]
     """Of the kept step, by term."""
+    modulation: float | None
+    """Mean of phi there; ``None``: the method has none."""
 
 
 @dataclass
@@ -83,7 +85,8 @@ class Inverter:
         batch = self.method.round(self.context)
         judged = judge(batch.images, self.context)
         splits = self._draw_splits(len(batch.images))
-        return Round(self._samples(batch, judged, splits, born), batch.losses)
+        samples = self._samples(batch, judged, splits, born)
+        return Round(samples, batch.losses, batch.modulation)
 
     def expected_training(self, n: int) -> int:
         """How many of the next round's ``n`` samples will be no probes."""

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+ROUND_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
+
+
+class Fate(StrEnum):
+    """What became of an image that was made."""
+
+    COMMITTED = "committed"
+    """It can be drawn, or is a probe."""
+    REJECTED = "rejected"
+    """The buffer has it already, or will not take it."""
+    ABANDONED = "abandoned"
+    """Given up: the synthesizer was told to end, or the buffer stayed away."""
 
 
 class SynthesizerMetrics:
@@ -17,16 +31,41 @@ class SynthesizerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._terms: set[str] = set()
-        self.images = Counter(
-            "ssdkd_synthesizer_images_total", "Images inserted.", registry=registry
+        self._register_work(registry)
+        self._register_time(registry)
+        self._register_newest_round(registry)
+
+    def _register_work(self, registry: CollectorRegistry) -> None:
+        self._images = Counter(
+            "ssdkd_synthesizer_images_total",
+            "Images made, by what became of them: committed to the buffer, rejected (it had them "
+            "already, or will not take them), or abandoned (at a stop, or without a buffer).",
+            ["result"],
+            registry=registry,
         )
+        for fate in Fate:
+            self._images.labels(fate)
+        self.last_insert = Gauge(
+            "ssdkd_synthesizer_last_insert_timestamp_seconds",
+            "Unix time of the newest insert; 0 before the first.",
+            multiprocess_mode="max",
+            registry=registry,
+        )
+        self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
+        self.round_seconds = Histogram(
+            "ssdkd_synthesizer_round_seconds",
+            "Time spent making and inserting the images of a round, without waiting.",
+            buckets=ROUND_BUCKETS,
+            registry=registry,
+        )
+
+    def _register_time(self, registry: CollectorRegistry) -> None:
         self.prepared = Gauge(
             "ssdkd_synthesizer_prepared_ratio",
             "How far the method's preparation is; of several synthesizers the last.",
             multiprocess_mode="livemin",
             registry=registry,
         )
-        self.rounds = Counter("ssdkd_synthesizer_rounds_total", "Rounds made.", registry=registry)
         self.busy = Counter(
             "ssdkd_synthesizer_busy_seconds_total",
             "Time spent preparing, making and inserting images.",
@@ -38,12 +77,35 @@ class SynthesizerMetrics:
             registry=registry,
         )
         self.waits = Counter(
-            "ssdkd_synthesizer_waits_total", "How often it waited so.", registry=registry
+            "ssdkd_synthesizer_waits_total",
+            "Waits for permits, or for a buffer that is away.",
+            registry=registry,
         )
+
+    def _register_newest_round(self, registry: CollectorRegistry) -> None:
         self.loss = Gauge(
             "ssdkd_synthesizer_loss",
             "Mean of each loss term in the newest round, before its weight.",
             ["term"],
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.confidence = Gauge(
+            "ssdkd_synthesizer_confidence_ratio",
+            "Mean confidence of the teacher in the images of the newest round.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.modulation = Gauge(
+            "ssdkd_synthesizer_modulation",
+            "Mean of phi, the weights of the task term, in the newest round, before they are "
+            "normalised.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.disagreement = Gauge(
+            "ssdkd_synthesizer_disagreement_nats",
+            "Mean KL(teacher || student) of the images of the newest round that knew a student.",
             multiprocess_mode="livemostrecent",
             registry=registry,
         )
@@ -53,6 +115,12 @@ class SynthesizerMetrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+
+    def observe_images(self, images: int, fate: Fate) -> None:
+        """Counts images by what became of them."""
+        self._images.labels(fate).inc(images)
+        if images and fate is Fate.COMMITTED:
+            self.last_insert.set_to_current_time()
 
     def observe_losses(self, losses: Mapping[str, float]) -> None:
         """Takes the loss terms of a round.

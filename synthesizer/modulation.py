@@ -71,7 +71,6 @@ def modulation(
     *,
     kind: Diversity,
     exponent: float | None,
-    normalized: bool,
 ) -> Tensor:
     """The modulating function phi, for a batch.
 
@@ -80,13 +79,12 @@ def modulation(
         class_counts: ``[K]``, or ``None`` for an empty buffer.
         kind: form of the first factor.
         exponent: gamma of the second factor; ``None`` leaves the factor out.
-        normalized: divide by the batch mean.
 
     Returns:
-        ``[B]`` float32, detached.
+        ``[B]`` float32 in [0, 1], detached. Not normalised.
     """
     confidence, predicted = F.softmax(teacher_logits.detach().float(), dim=1).max(dim=1)
     weights = diversity(class_counts, predicted, kind=kind)
-    if exponent is not None:
-        weights = weights * difficulty(confidence, exponent=exponent)
-    return normalize(weights) if normalized else weights
+    if exponent is None:
+        return weights
+    return weights * difficulty(confidence, exponent=exponent)

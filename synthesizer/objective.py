@@ -19,7 +19,7 @@ from torch import Tensor
 from synthesizer import terms
 from synthesizer.config import SynthesizerTable
 from synthesizer.methods import Context
-from synthesizer.modulation import modulation
+from synthesizer.modulation import modulation, normalize
 from synthesizer.statistics import LayerMoments, Recorded, at_least_float32
 
 
@@ -32,6 +32,8 @@ class Objective(NamedTuple):
     """Scalar of each active term before its weight, detached."""
     moments: list[LayerMoments]
     """Batch moments at each BatchNorm call, detached; empty without the BatchNorm term."""
+    modulation: Tensor
+    """Scalar: the mean of phi before it is normalised, detached."""
 
 
 def objective(
@@ -59,19 +61,19 @@ def objective(
         blended = blend([call.batch for call in calls], averages, momentum)
         matched = zip(blended, (call.running for call in calls), strict=True)
         weighted.append(("bn", table.bn_weight, terms.batchnorm_moments(matched)))
-    weighted.append(("task", table.task_weight, _task(logits, labels, context, table)))
+    phi = _phi(logits, context, table)
+    weighted.append(("task", table.task_weight, _task(logits, labels, phi, table)))
     adversarial_weight = context.params.adversarial_weight
     if adversarial_weight > 0 and context.filled_once and context.student is not None:
-        divergence = terms.adversarial(
-            logits,
-            at_least_float32(context.student(images)),
-            agreement_only=table.adversarial_agreement_only,
-        )
+        student_logits = at_least_float32(context.student(images))
+        masked = table.adversarial_agreement_only
+        divergence = terms.adversarial(logits, student_logits, agreement_only=masked)
         weighted.append(("adversarial", -adversarial_weight, divergence.mean()))
     return Objective(
         total=torch.stack([weight * term for _, weight, term in weighted]).sum(),
         parts={name: term.detach() for name, _, term in weighted},
         moments=[LayerMoments(*(m.detach() for m in call.batch)) for call in calls],
+        modulation=phi.mean(),
     )
 
 
@@ -107,14 +109,17 @@ def _teacher_pass(
     return at_least_float32(context.teacher.logits(images)), []
 
 
-def _task(logits: Tensor, labels: Tensor, context: Context, table: SynthesizerTable) -> Tensor:
-    if table.label_mode == "argmax":
-        labels = logits.detach().argmax(dim=1)
-    weights = modulation(
+def _phi(logits: Tensor, context: Context, table: SynthesizerTable) -> Tensor:
+    return modulation(
         logits,
         context.class_counts,
         kind=table.diversity,
         exponent=context.params.difficulty_exponent if table.difficulty else None,
-        normalized=table.normalize_modulation,
     )
+
+
+def _task(logits: Tensor, labels: Tensor, phi: Tensor, table: SynthesizerTable) -> Tensor:
+    if table.label_mode == "argmax":
+        labels = logits.detach().argmax(dim=1)
+    weights = normalize(phi) if table.normalize_modulation else phi
     return (weights * terms.task(logits, labels)).mean()

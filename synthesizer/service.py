@@ -66,7 +66,7 @@ class SynthesizerService:
 
     @ray.method(concurrency_group="control")
     def status(self) -> dict[str, Any]:
-        """:class:`~synthesizer.actor.SynthesizerStatus` as a dictionary, ``pid`` and ``node``.
+        """:class:`~synthesizer.tally.SynthesizerStatus` as a dictionary, ``pid`` and ``node``.
 
         Empty until there is one.
         """
@@ -90,16 +90,20 @@ class SynthesizerService:
         import torch
 
         from buffer.connect import connect
-        from buffer.metrics import process_registry
+        from buffer.metrics import ClientMetrics, process_registry
         from synthesizer.actor import Synthesizer
         from synthesizer.metrics import SynthesizerMetrics
         from synthesizer.patience import Patience
 
         tables, producer = self._tables, f"synthesizer-{self._index}"
+        registry = process_registry()
+        observer = ClientMetrics(registry)
         patience = Patience(
             PATIENCE_SECONDS, seed=self._index, stopping=self._stopping, note=lambda waited: None
         )
-        replay = patience.insist(lambda: connect(tables.buffer, url=self._url, run=tables.run.name))
+        replay = patience.insist(
+            lambda: connect(tables.buffer, url=self._url, run=tables.run.name, observer=observer)
+        )
         # A restarted actor must not make its predecessor's images again.
         attempt = patience.insist(lambda: replay.begin_attempt(producer))
         return Synthesizer(
@@ -110,7 +114,7 @@ class SynthesizerService:
             threads=self._threads,
             seed=actor_seed(tables.run.seed, self._index, attempt),
             checkpoint=self._checkpoint,
-            metrics=SynthesizerMetrics(process_registry()),
+            metrics=SynthesizerMetrics(registry),
             patience_seconds=PATIENCE_SECONDS,
         )
 

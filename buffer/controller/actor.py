@@ -142,7 +142,8 @@ class Controller:
         except NoReward as reason:
             self._keep(str(reason))
             return None
-        return self._decide(progress, report)
+        with self._metrics.decision_seconds.time():
+            return self._decide(progress, report)
 
     def _take_over(self, params: SamplingParams) -> None:
         """Goes on from the parameters in force, and from what was learned if that is known."""
@@ -154,6 +155,7 @@ class Controller:
         generator = np.random.default_rng([self._config.run.seed, self._attempt])
         self._policy = build(self._settings, arms=len(self._arms), generator=generator)
         named = {arm.name: dict(arm.changes) for arm in self._arms}
+        self._metrics.expect(named, interval_seconds=self._config.controller.interval_seconds)
         resumed = point is not None and point.arms == named
         if point is not None and resumed:
             self._policy.load_state_dict(point.state)

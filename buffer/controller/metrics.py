@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+DECISION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 
 
 class ControllerMetrics:
@@ -31,6 +35,30 @@ class ControllerMetrics:
             multiprocess_mode="max",
             registry=registry,
         )
+        self.decision_seconds = Histogram(
+            "ssdkd_controller_decision_seconds",
+            "How long a decision took, from looking at the buffer to parameters in force.",
+            buckets=DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.interval = Gauge(
+            "ssdkd_controller_interval_seconds",
+            "Time that there should be between two decisions.",
+            # Outlives its process, as the time of the newest decision does: the two are compared.
+            multiprocess_mode="max",
+            registry=registry,
+        )
+
+    def expect(self, arms: Iterable[str], *, interval_seconds: float) -> None:
+        """Says what is going to be counted.
+
+        Args:
+            arms: those that can be chosen; their counters begin at 0.
+            interval_seconds: between two decisions.
+        """
+        self.interval.set(interval_seconds)
+        for arm in arms:
+            self.decisions.labels(arm)
 
     def observe_decision(self, arm: str, *, reward: float) -> None:
         """Counts one decision.

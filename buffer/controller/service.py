@@ -17,7 +17,7 @@ from buffer.controller.arms import choose
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.metrics import ControllerMetrics
 from buffer.errors import ConfigError
-from buffer.metrics import process_registry
+from buffer.metrics import ClientMetrics, process_registry
 from buffer.params import start_params
 from buffer.parsing import parse
 
@@ -42,11 +42,13 @@ class ControllerService:
     def __init__(self, config: str, *, url: str, journal: str) -> None:
         tables = parse(ControllerFile, json.loads(config))
         logs.configure(tables.run.log_level, "controller")
+        registry = process_registry()
+        observer = ClientMetrics(registry)
         self._controller = Controller(
             tables,
-            connect(tables.buffer, url=url, run=tables.run.name),
+            connect(tables.buffer, url=url, run=tables.run.name, observer=observer),
             journal=Path(journal),
-            metrics=ControllerMetrics(process_registry()),
+            metrics=ControllerMetrics(registry),
         )
 
     def run(self) -> None:

@@ -80,6 +80,8 @@ class SampleBatch:
     """``[B]`` int64: which generator made it."""
     losses: Mapping[str, float]
     """Mean of each loss term at the kept step, for metrics."""
+    modulation: float | None = None
+    """Mean of phi there, before it is normalised, for metrics; ``None``: the method has none."""
 
 
 class Method(Protocol):

@@ -83,6 +83,8 @@ class Step(NamedTuple):
     """``total``, and each active term before its weight."""
     moments: list[LayerMoments]
     """Batch moments at each BatchNorm call, detached."""
+    modulation: Tensor
+    """Scalar: the mean of phi."""
 
 
 class FastMeta:
@@ -217,7 +219,7 @@ class FastMeta:
         result.total.backward()  # type: ignore[no-untyped-call]
         losses = {"total": float(result.total.detach())}
         losses |= {name: float(part) for name, part in result.parts.items()}
-        return Step(images.detach(), losses, result.moments)
+        return Step(images.detach(), losses, result.moments, result.modulation)
 
     def _batch(self, kept: Step, labels: Tensor) -> SampleBatch:
         asked = self.table.label_mode == "target"
@@ -226,6 +228,7 @@ class FastMeta:
             target_labels=labels if asked else torch.full_like(labels, -1),
             members=torch.zeros_like(labels),
             losses=kept.losses,
+            modulation=float(kept.modulation),
         )
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from prometheus_client import CollectorRegistry
 
 from buffer.config import BufferTable
+from buffer.connect import connect
+from buffer.errors import BufferUnavailable
 from buffer.interface import Replay
-from buffer.metrics import BufferCollector
+from buffer.metrics import BufferCollector, ClientMetrics
 from buffer.params import SamplingParams
 from buffer.progress import ProbeReport, StudentProgress
 from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer
+from buffer.sources import OPERATIONS
 from buffer.version import NEVER, Version
 
 Make = Callable[..., Replay]
@@ -100,3 +105,89 @@ def test_a_buffer_that_is_away_is_reported_as_such(run: str) -> None:
     assert value("buffer_up") == 0
     assert value("buffer_inserts_total") is None
     replay.close()
+
+
+def test_the_memory_of_each_shards_server_is_read_and_its_last_fork() -> None:
+    with RedisServer.start() as server, redis.Redis.from_url(server.url) as client:
+        replay = connect(BufferTable(capacity=4, shards=2), url=server.url, run="two")
+        value = registry_of(replay)
+        used = value("redis_memory_used_bytes", shard="0")
+        assert used == pytest.approx(client.info("memory")["used_memory"], rel=0.2)
+        assert value("redis_memory_limit_bytes", shard="1") == 0
+        assert value("redis_last_fork_seconds", shard="1") == 0
+        client.config_set("maxmemory", 50_000_000)
+        client.bgsave()
+        assert value("redis_memory_limit_bytes", shard="1") == 50_000_000
+        forked = value("redis_last_fork_seconds", shard="1")
+        assert forked is not None
+        assert 0 < forked < 1
+        replay.close()
+
+
+def test_a_buffer_in_memory_has_no_server(make_memory: Make) -> None:
+    replay = make_memory(capacity=4)
+    assert replay.servers() == []
+    assert registry_of(replay)("redis_memory_used_bytes", shard="0") is None
+
+
+@pytest.fixture
+def observed() -> tuple[ClientMetrics, Callable[..., float | None]]:
+    """The metrics of a client, and a way to read them."""
+    registry = CollectorRegistry()
+
+    def value(name: str, /, **labels: str) -> float | None:
+        return registry.get_sample_value(f"ssdkd_buffer_{name}", labels)
+
+    return ClientMetrics(registry), value
+
+
+Observed = tuple[ClientMetrics, Callable[..., float | None]]
+
+
+def test_calls_are_timed_by_operation_and_payloads_counted_each_way(
+    server: RedisServer,
+    client: redis.Redis,
+    keys: Callable[[str], str],
+    run: str,
+    observed: Observed,
+    make_samples: Samples,
+    tmp_path: Path,
+) -> None:
+    metrics, value = observed
+    replay = connect(BufferTable(capacity=4), url=server.url, run=run, observer=metrics)
+    replay.insert(make_samples(3), producer="a", sequence=1)
+    stored = sum(client.strlen(keys(f"x:{slot}")) for slot in range(3))
+    assert stored > 0
+    assert value("payload_bytes_total", direction="in") == stored
+    assert value("payload_bytes_total", direction="out") == 0
+    replay.snapshot(tmp_path / "buffer.zip")
+    assert value("payload_bytes_total", direction="out") == stored
+    replay.close()
+    made = {"init", "begin_epoch", "reserve", "store", "commit", "dump", "fetch"}
+    for operation in (*OPERATIONS, "store", "fetch"):
+        count = value("call_seconds_count", op=operation)
+        assert count == (operation in made), operation
+        seconds = value("call_seconds_sum", op=operation)
+        assert seconds is not None
+        assert (seconds > 0) == (operation in made), operation
+
+
+def test_all_shards_of_a_client_are_counted_together(
+    server: RedisServer, run: str, observed: Observed
+) -> None:
+    metrics, value = observed
+    table = BufferTable(capacity=4, shards=2)
+    connect(table, url=server.url, run=run, observer=metrics).close()
+    assert value("call_seconds_count", op="init") == 2
+
+
+def test_the_wait_for_an_answer_that_never_came_is_counted(run: str, observed: Observed) -> None:
+    metrics, value = observed
+    with RedisServer.start() as server:
+        replay = ReplayBuffer(BufferTable(capacity=4), url=server.url, run=run, observer=metrics)
+    with pytest.raises(BufferUnavailable):
+        replay.info()
+    replay.close()
+    assert value("call_seconds_count", op="info") == 1
+    # Three repetitions, after 0.05 s and more.
+    assert value("call_seconds_bucket", op="info", le="0.05") == 0

@@ -150,7 +150,9 @@ def test_a_shard_that_goes_away_is_left_out_and_said_so(
     two.replay.publish_student(b"weights", version=Version(1, 1))
     two.replay.set_params(SamplingParams(version=Version(1, 1), uniform_share=0.5))
     lost = two.replay.sample(100, seed=0).identities
+    assert [server.shard for server in two.replay.servers()] == [0, 1]
     two.servers[1].stop()
+    assert [server.shard for server in two.replay.servers()] == [0]
     batch = two.replay.sample(100, seed=1)
     assert set(batch.identities["shard"].tolist()) == {0}
     assert batch.population == 8

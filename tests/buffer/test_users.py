@@ -94,6 +94,7 @@ def test_together_they_do_all_the_work_of_a_run(
         for reader in (maker, trainer, controller, exporter):
             assert reader.info().size == 8
             assert reader.params().uniform_share == 0.5
+            assert reader.servers()[0].memory_used_bytes > 0
         assert pipeline.snapshot(tmp_path / "buffer.zip") == 12
         assert pipeline.restore(tmp_path / "buffer.zip") == 12
 

@@ -16,6 +16,7 @@ from tests.deploy.manifests import OVERLAYS, ROOT
 
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 CLUSTER = (ROOT / "docs" / "cluster.md").read_text()
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", SECURITY)))
 PATH = r"`((?:deploy|buffer|distiller|synthesizer|docs|tests)/[\w./-]+)`"
 
@@ -26,7 +27,9 @@ def test_every_promise_names_a_test_that_exists(test: str) -> None:
     assert f"def {name}(" in (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize("page", [SECURITY, CLUSTER], ids=["security", "cluster"])
+@pytest.mark.parametrize(
+    "page", [SECURITY, CLUSTER, MONITORING], ids=["security", "cluster", "monitoring"]
+)
 def test_every_file_that_is_named_exists(page: str) -> None:
     named = set(re.findall(PATH, page))
     named |= set(re.findall(r"(?<= )(deploy/[\w./-]+)", page)) - {"deploy/kubernetes/base/secrets"}
@@ -38,7 +41,7 @@ def test_every_file_that_is_named_exists(page: str) -> None:
 
 def test_every_overlay_and_link_is_told_of_and_leads_somewhere() -> None:
     assert all(f"`{overlay}`" in CLUSTER for overlay in OVERLAYS)
-    for page in (SECURITY, CLUSTER):
+    for page in (SECURITY, CLUSTER, MONITORING):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page):
             assert (Path(ROOT / "docs") / target).exists()
 

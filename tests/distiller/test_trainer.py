@@ -237,6 +237,16 @@ def test_metrics_are_counted(make_config, make_replay):
     assert registry.get_sample_value("ssdkd_distiller_samples_total") == 64
 
 
+def test_the_learning_rate_and_the_accuracy_are_exported(make_config, make_replay, test_data):
+    config, registry = make_config("run.steps=4", test_data), CollectorRegistry()
+    _, metrics = _run(config, make_replay(config), metrics=DistillerMetrics(registry))
+    last = learning_rate(config.distiller, 0.75)
+    rate = registry.get_sample_value("ssdkd_distiller_learning_rate")
+    assert rate == pytest.approx(last)
+    accuracy = registry.get_sample_value("ssdkd_distiller_accuracy_ratio")
+    assert accuracy == metrics["student_accuracy"] / 100
+
+
 def _resumed(config, replay, state, student, **settings):
     trainer = Trainer(config, replay, **settings)
     trainer.load_state_dict(student, state)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,8 +214,18 @@ def test_metrics_tell_what_was_done(config: SynthesizerFile, replay: FaultyRepla
     for _ in range(2):
         worker.step()
     status, prefix = worker.status(), "ssdkd_synthesizer_"
-    assert registry.get_sample_value(prefix + "images_total") == 32
+    fates = {
+        fate: registry.get_sample_value(prefix + "images_total", {"result": fate})
+        for fate in ("committed", "rejected", "abandoned")
+    }
+    assert fates == {"committed": 32, "rejected": 0, "abandoned": 0}
     assert registry.get_sample_value(prefix + "rounds_total") == 2
+    assert registry.get_sample_value(prefix + "round_seconds_count") == 2
+    spent = registry.get_sample_value(prefix + "round_seconds_sum")
+    assert spent is not None
+    assert 0 < spent <= status.busy_seconds
+    inserted_at = registry.get_sample_value(prefix + "last_insert_timestamp_seconds")
+    assert inserted_at == pytest.approx(time.time(), abs=60)
     busy = registry.get_sample_value(prefix + "busy_seconds_total")
     assert busy == pytest.approx(status.busy_seconds)
     waiting = registry.get_sample_value(prefix + "waiting_seconds_total")
@@ -224,6 +235,28 @@ def test_metrics_tell_what_was_done(config: SynthesizerFile, replay: FaultyRepla
     for term in ("total", "bn", "task"):
         value = registry.get_sample_value(prefix + "loss", {"term": term})
         assert value == status.losses[term]
+
+
+def test_the_newest_round_is_described(config: SynthesizerFile, replay: FaultyReplay) -> None:
+    registry = CollectorRegistry()
+    worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))
+
+    def value(name: str) -> float | None:
+        return registry.get_sample_value(f"ssdkd_synthesizer_{name}")
+
+    worker.step()
+    # Before there is a student nobody can disagree with the teacher.
+    assert value("disagreement_nats") == 0
+    replay.publish_student(snapshot(config, seed=1)[1], version=Version(1, 10))
+    worker.step()
+    newest = replay.deliveries[-1][1]
+    confidences = [sample.confidence for sample in newest]
+    assert value("confidence_ratio") == pytest.approx(np.mean(confidences))
+    disagreements = [sample.disagreement for sample in newest]
+    assert value("disagreement_nats") == pytest.approx(np.mean(disagreements))
+    phi = value("modulation")
+    assert phi is not None
+    assert 0 < phi < 1, "the mean of normalised weights would be 1"
 
 
 def test_a_term_that_is_switched_off_has_no_value_any_more(configure: Configure) -> None:

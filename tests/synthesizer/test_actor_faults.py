@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from faulty_replay import FaultyReplay, synthesizer_of
 from prometheus_client import CollectorRegistry
 
 from buffer.errors import BufferUnavailable, Diverged
+from buffer.sample import Sample
 from synthesizer.config import SynthesizerFile
 from synthesizer.metrics import SynthesizerMetrics
 
@@ -83,6 +85,72 @@ def test_an_insert_whose_answer_was_lost_is_not_doubled(
     assert [sequence for sequence, _ in replay.deliveries] == [1, 1]
     assert replay.info().inserted == 14
     assert replay.info().duplicates == 1
+
+
+def fates(registry: CollectorRegistry) -> dict[str, float | None]:
+    """Images by what became of them."""
+    return {
+        fate: registry.get_sample_value("ssdkd_synthesizer_images_total", {"result": fate})
+        for fate in ("committed", "rejected", "abandoned")
+    }
+
+
+def test_images_that_the_buffer_has_already_are_counted_as_rejected(
+    config: SynthesizerFile, replay: FaultyReplay
+) -> None:
+    registry = CollectorRegistry()
+    worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))
+    worker.step()
+    replay.lost_answers["insert"] = 1
+    worker.step()
+    assert fates(registry) == {"committed": 16, "rejected": 16, "abandoned": 0}
+
+
+def test_images_that_the_buffer_will_not_take_are_counted_as_rejected(
+    config: SynthesizerFile, replay: FaultyReplay
+) -> None:
+    registry = CollectorRegistry()
+    worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))
+    small = Sample(np.zeros((1, 4, 4), np.uint8), predicted_class=0, confidence=1, disagreement=1)
+    replay.insert([small], producer="other", sequence=1)
+    with pytest.raises(ValueError, match="could not be drawn into one batch"):
+        worker.step()
+    assert fates(registry) == {"committed": 0, "rejected": 16, "abandoned": 0}
+
+
+def test_images_that_a_stop_leaves_undelivered_are_counted_as_abandoned(
+    configure: Configure,
+) -> None:
+    config = configure(buffer={"samples_per_insert": 1.0, "error_buffer": 16.0, "capacity": 32})
+    now, registry = [0.0], CollectorRegistry()
+    replay = FaultyReplay(config, clock=lambda: now[0])
+    worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))
+    while worker.step() > 0:
+        pass
+    replay.sample(16)
+    committed = worker.status().samples
+
+    def the_permit_lapses_and_a_stop_is_ordered() -> None:
+        now[0] += 2 * config.buffer.lease_seconds
+        other = [sample for sample in replay.deliveries[0][1] if sample.split == "train"]
+        replay.insert(other, producer="other", sequence=1)
+        worker.stop()
+
+    replay.during_round = the_permit_lapses_and_a_stop_is_ordered
+    assert worker.step() == 0
+    assert fates(registry) == {"committed": committed, "rejected": 0, "abandoned": 16}
+
+
+def test_images_that_nobody_was_there_to_take_are_counted_as_abandoned(
+    config: SynthesizerFile, replay: FaultyReplay
+) -> None:
+    registry = CollectorRegistry()
+    metrics = SynthesizerMetrics(registry)
+    worker = synthesizer_of(config, replay, metrics=metrics, patience_seconds=0.05)
+    replay.faults["insert"] = 1000
+    with pytest.raises(BufferUnavailable, match="the line is down"):
+        worker.step()
+    assert fates(registry) == {"committed": 0, "rejected": 0, "abandoned": 16}
 
 
 def test_a_fresh_insert_that_is_answered_as_repeated_is_reported(

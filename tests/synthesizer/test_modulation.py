@@ -69,7 +69,7 @@ def test_normalising_nothing_but_zeros_prefers_no_sample() -> None:
 
 def test_modulation_is_the_product_of_both_factors_without_gradient() -> None:
     logits = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]], requires_grad=True)
-    weights = modulation(logits, COUNTS, kind="share", exponent=2.0, normalized=False)
+    weights = modulation(logits, COUNTS, kind="share", exponent=2.0)
     confidence = logits.softmax(dim=1).amax(dim=1).detach()
     expected = torch.tensor([1.0, 0.4]) * (1.0 - confidence) ** 2
     torch.testing.assert_close(weights, expected)
@@ -78,11 +78,5 @@ def test_modulation_is_the_product_of_both_factors_without_gradient() -> None:
 
 def test_modulation_without_difficulty_is_diversity_alone() -> None:
     logits = torch.eye(4)
-    weights = modulation(logits, COUNTS, kind="share", exponent=None, normalized=False)
+    weights = modulation(logits, COUNTS, kind="share", exponent=None)
     torch.testing.assert_close(weights, diversity(COUNTS, EVERY_CLASS, kind="share"))
-
-
-def test_modulation_is_normalised_on_request() -> None:
-    logits = torch.eye(4)
-    weights = modulation(logits, COUNTS, kind="share", exponent=1.0, normalized=True)
-    assert weights.mean().item() == pytest.approx(1.0)

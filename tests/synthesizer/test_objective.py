@@ -12,7 +12,7 @@ from buffer.params import SamplingParams
 from synthesizer import terms
 from synthesizer.config import SynthesizerFile, SynthesizerTable
 from synthesizer.methods import Context
-from synthesizer.modulation import modulation
+from synthesizer.modulation import modulation, normalize
 from synthesizer.objective import blend, objective
 from synthesizer.statistics import LayerMoments
 
@@ -44,7 +44,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(
     found = objective(images, LABELS, context, table)
     logits, calls = context.teacher.forward_with_statistics(images)
     assert context.student is not None
-    weights = modulation(logits, counts, kind="share", exponent=2.0, normalized=True)
+    phi = modulation(logits, counts, kind="share", exponent=2.0)
+    torch.testing.assert_close(found.modulation, phi.mean())
+    weights = normalize(phi)
     parts = {
         "bn": terms.batchnorm_moments((call.batch, call.running) for call in calls),
         "task": (weights * terms.task(logits, LABELS)).mean(),

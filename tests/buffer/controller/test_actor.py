@@ -232,8 +232,13 @@ def test_a_decision_is_counted(run: Run) -> None:
     run.decide(2)
     arms = run.records("start")[0]["arms"]
     name = "ssdkd_controller_decisions_total"
-    counts = [run.registry.get_sample_value(name, {"arm": arm}) or 0 for arm in arms]
-    assert sum(counts) == 2
+    counts = [run.registry.get_sample_value(name, {"arm": arm}) for arm in arms]
+    assert None not in counts, "an arm that was never chosen counts too"
+    assert sum(filter(None, counts)) == 2
+    assert run.registry.get_sample_value("ssdkd_controller_decision_seconds_count") == 2
+    took = run.registry.get_sample_value("ssdkd_controller_decision_seconds_sum")
+    assert took is not None
+    assert 0 < took < 60
 
 
 def test_the_agreement_can_be_the_reward(make_run: Callable[..., Run]) -> None:

@@ -15,3 +15,11 @@ def test_a_decision_is_counted_with_its_arm_and_reward() -> None:
     decided = value("ssdkd_controller_last_decision_timestamp_seconds")
     assert decided is not None
     assert abs(decided - time.time()) < 60
+
+
+def test_what_is_expected_is_shown_before_the_first_decision() -> None:
+    registry = CollectorRegistry()
+    ControllerMetrics(registry).expect(["easy", "hard"], interval_seconds=20.0)
+    assert registry.get_sample_value("ssdkd_controller_interval_seconds") == 20.0
+    for arm in ("easy", "hard"):
+        assert registry.get_sample_value("ssdkd_controller_decisions_total", {"arm": arm}) == 0

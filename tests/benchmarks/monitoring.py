@@ -1,0 +1,268 @@
+"""What it costs to be watched: a step's metrics, a round's, and a whole run's.
+
+``python -m tests.benchmarks.monitoring`` prints Markdown: the time that all metrics of a step of
+the distiller and of a round of the synthesizer take, those of their calls to the buffer included,
+in memory and in the files of a node, against the step and the round of the demo without them.
+Medians of blocks of two processes that alternate; one thread.
+
+``--runs N`` measures whole demos instead: N with ``monitoring.port`` 0, asked for all its metrics
+every few seconds as Prometheus would, and N without, by turns, of so many student steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import safetensors.torch
+import torch
+from prometheus_client import CollectorRegistry
+
+from buffer.memory import InMemoryReplayBuffer
+from buffer.metrics import FOLDER, ClientMetrics, process_registry
+from buffer.models import build
+from buffer.progress import StudentProgress
+from buffer.sample import Batch
+from buffer.version import NEVER
+from deploy.config import DEFAULT_CONFIG, PipelineConfig, load
+from distiller.metrics import DistillerMetrics
+from distiller.step import StepResult
+from distiller.trainer import Trainer
+from synthesizer.inverter import Round, build_inverter
+from synthesizer.metrics import Fate, SynthesizerMetrics
+from synthesizer.tally import Tally
+
+BLOCKS, CALLS = 9, 100
+SCRAPE_SECONDS = 5.0
+SSDKD = Path(sys.executable).with_name("ssdkd")
+Block = dict[str, float]
+"""Seconds a call, by what was called."""
+
+
+def serve_blocks() -> None:
+    """The process that is measured: a block for each line that it reads."""
+    calls = works()
+    for _ in sys.stdin:
+        found = {}
+        for name, (call, times) in calls.items():
+            begun = time.perf_counter()
+            for _ in range(times):
+                call()
+            found[name] = (time.perf_counter() - begun) / times
+        print(json.dumps(found), flush=True)
+
+
+def works() -> dict[str, tuple[Callable[[], object], int]]:
+    """What is measured, and how often in a block."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = demo(Path(folder))
+        inverter = build_inverter(config, "synthesizer-0", torch.device("cpu"), 0)
+        inverter.method.prepare(inverter.context)
+        replay = InMemoryReplayBuffer(config.buffer, seed=0)
+        for sequence in range(1 + config.buffer.minimum // config.synthesizer.batch_size):
+            made = inverter.round(born=NEVER)
+            replay.insert(made.samples, producer="synthesizer-0", sequence=sequence)
+        trainer = Trainer(config, replay, attempt=1)
+    batch = replay.sample(config.distiller.batch_size)
+    registry = process_registry()
+    client = ClientMetrics(registry)
+    result = trainer.step(batch, learning_rate=0.1)
+    return {
+        "metrics of a step": (step_metrics(registry, client, batch, result), CALLS),
+        "metrics of a round": (round_metrics(registry, client, made), CALLS),
+        "step": (lambda: trainer.step(batch, learning_rate=0.1), 5),
+        "round": (lambda: inverter.round(born=NEVER), 1),
+    }
+
+
+def demo(folder: Path) -> PipelineConfig:
+    """Its configuration, with a teacher that knows nothing."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    weights = folder / "teacher.safetensors"
+    spec = load(DEFAULT_CONFIG).teacher.model_copy(update={"weights": None})
+    safetensors.torch.save_file(dict(build(spec).network.state_dict()), weights)
+    return load(DEFAULT_CONFIG, [f"teacher.weights={weights}", "evaluation.data=null"])
+
+
+def step_metrics(
+    registry: CollectorRegistry, client: ClientMetrics, batch: Batch, result: StepResult
+) -> Callable[[], None]:
+    """All that is counted for a step of the first worker."""
+    metrics, payloads = DistillerMetrics(registry), [bytes(256)] * len(batch.images)
+    calls = [client.timed(name, lambda: None) for name in ("slots", "fetch", "update")]
+
+    def count() -> None:
+        metrics.observe_step(batch, result, seconds=0.01, waited_seconds=0.0)
+        metrics.learning_rate.set(0.1)
+        for call in calls:
+            call()
+        client.moved("out", payloads)
+
+    return count
+
+
+def round_metrics(
+    registry: CollectorRegistry, client: ClientMetrics, made: Round
+) -> Callable[[], None]:
+    """All that is counted for a round."""
+    tally = Tally("synthesizer-0", SynthesizerMetrics(registry))
+    images = len(made.samples)
+    payloads = [bytes(256)] * images
+    operations = ("permit", "info", "reserve", "store", "commit")
+    calls = [client.timed(name, lambda: None) for name in operations]
+
+    def count() -> None:
+        tally.delivered(images, committed=images, others=Fate.REJECTED)
+        tally.made(made, 0.3, StudentProgress(version=NEVER))
+        for call in calls:
+            call()
+        client.moved("in", payloads)
+
+    return count
+
+
+def microbenchmark() -> None:
+    """Prints the table of the parts."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"in memory": {}, "in files": {FOLDER: folder}}
+        children = {
+            place: subprocess.Popen(
+                [sys.executable, "-m", "tests.benchmarks.monitoring", "--serve"],
+                env=os.environ | variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for place, variables in places.items()
+        }
+        blocks: dict[str, list[Block]] = {place: [] for place in places}
+        for number in range(BLOCKS + 1):
+            for place, child in children.items():
+                block = asked(child)
+                if number:  # the first one warms up
+                    blocks[place].append(block)
+        for child in children.values():
+            child.communicate()
+    print("| | in memory | in files | ratio | without metrics | share, in files |")
+    print("|---|---|---|---|---|---|")
+    for what in ("step", "round"):
+        memory, files = (middle(blocks[place], f"metrics of a {what}") for place in places)
+        whole = middle([*blocks["in memory"], *blocks["in files"]], what)
+        print(
+            f"| {what} | {1e6 * memory:.0f} us | {1e6 * files:.0f} us | {files / memory:.1f} "
+            f"| {1e3 * whole:.1f} ms | {files / whole:.2%} |"
+        )
+
+
+def asked(child: subprocess.Popen[str]) -> Block:
+    """One block of a process."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+    found: Block = json.loads(child.stdout.readline())
+    return found
+
+
+def middle(blocks: list[Block], what: str) -> float:
+    """The median of a kind of call."""
+    return statistics.median(block[what] for block in blocks)
+
+
+def whole_runs(runs: int, steps: int) -> None:
+    """Prints a line a run, and the medians of both kinds."""
+    kinds: dict[str, list[dict[str, Any]]] = {"null": [], "0": []}
+    with tempfile.TemporaryDirectory(prefix="monitoring-") as folder:
+        for number in range(runs):
+            # Each is first as often as the other: a machine may be slower in the evening.
+            for port in sorted(kinds, reverse=bool(number % 2)):
+                found = one_run(Path(folder) / f"{port}-{number}", port, steps)
+                kinds[port].append(found)
+                print(
+                    f"monitoring.port {port}: {found['wall_seconds']:.1f} s, "
+                    f"{found['samples_inverted']} samples inverted",
+                    flush=True,
+                )
+    taken = {
+        "wall time, s": [[run["wall_seconds"] for run in found] for found in kinds.values()],
+        "samples inverted a second": [
+            [run["samples_inverted"] / run["wall_seconds"] for run in found]
+            for found in kinds.values()
+        ],
+    }
+    print(f"\n| medians of {runs} | not watched | watched | ratio |")
+    print("|---|---|---|---|")
+    for what, both in taken.items():
+        without, watched = map(statistics.median, both)
+        print(f"| {what} | {without:.1f} | {watched:.1f} | {watched / without:.3f} |")
+
+
+def one_run(out: Path, port: str, steps: int) -> dict[str, Any]:
+    """The result of one demo."""
+    sets = ["run.seconds=null", f"run.steps={steps}", "monitoring.node_port=0"]
+    process = subprocess.Popen(
+        [
+            *(str(SSDKD), "run", "--out", str(out)),
+            *(part for each in (*sets, f"monitoring.port={port}") for part in ("--set", each)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("metrics: "):
+            address = line.split()[1].removesuffix("/metrics")
+            Thread(target=scrape, args=(address, process), daemon=True).start()
+    if process.wait() != 0:
+        raise SystemExit(f"the run in {out} failed with {process.returncode}")
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+def scrape(address: str, process: subprocess.Popen[str]) -> None:
+    """Asks for everything, as Prometheus would, until the run has ended."""
+    while process.poll() is None:
+        with suppress(OSError):
+            groups = json.loads(read(f"{address}/targets"))
+            for target in (target for group in groups for target in group["targets"]):
+                read(f"http://{target}/metrics")
+        time.sleep(SCRAPE_SECONDS)
+
+
+def read(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=SCRAPE_SECONDS) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, help="of each kind")
+    parser.add_argument("--steps", type=int, default=2000, help="of each run's student")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve_blocks()
+    elif options.runs:
+        whole_runs(options.runs, options.steps)
+    else:
+        microbenchmark()
+
+
+if __name__ == "__main__":
+    main()
