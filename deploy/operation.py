@@ -106,7 +106,7 @@ class Operation:
             outcome.all_totals,
             out,
             [Timeline(out, report.environment), *trackers.sinks(config, out)],
-            elapsed_seconds=recorded_seconds(out) if resumes else 0.0,
+            elapsed_seconds=recorded_seconds(out) if resumes else replay.info().seconds,
         )
         self._reservation = Reservation(config.run.name, places)
         table, self._autoscaler = config.synthesizer, None

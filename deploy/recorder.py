@@ -44,7 +44,7 @@ class Recorder:
         totals: of all synthesizers of the run, those of pipelines before included.
         out: folder of the outputs, where the distiller's journal is.
         sinks: who takes what is noted; closed at the end.
-        elapsed_seconds: that the run was recorded for by pipelines before.
+        elapsed_seconds: how old the run is already.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ MAX_ROWS = 100
 def clear(out: Path) -> None:
     """Removes an earlier run's results, so that none is mistaken for this one's."""
     for name in (
-        *("result.json", "student.safetensors", "samples.png", "controller.jsonl"),
-        *("timeline.jsonl", "pictures.jsonl", "report.html"),
+        *("result.json", "student.safetensors", "samples.png", "report.html"),
+        *("metrics.jsonl", "controller.jsonl", "timeline.jsonl", "pictures.jsonl"),
     ):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "pictures", ignore_errors=True)

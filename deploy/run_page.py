@@ -95,7 +95,7 @@ def _policy(scripts: list[str], *, live: bool) -> str:
             "default-src 'none'",
             f"script-src {allowed}",
             "style-src 'unsafe-inline'",  # of ECharts' tooltips
-            f"img-src {ours}" if live else "img-src data:",
+            f"img-src data: {ours}" if live else "img-src data:",
             f"connect-src {ours}",
             "base-uri 'none'",
             "form-action 'none'",

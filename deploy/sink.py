@@ -46,7 +46,7 @@ class Snapshot:
     time: float
     """Unix time."""
     elapsed_seconds: float
-    """Wall time that the run has been recorded for, evaluation included, interruptions not."""
+    """Wall time since the run began, evaluation included, interruptions not."""
     synthesizers: Synthesizers
     buffer: BufferInfo | None
     """``None`` while the buffer is away."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.config import CONFIGS, PipelineConfig, load
+from deploy.run_page import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("buffer", "synthesizer", "distiller", "deploy")
@@ -65,8 +66,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_wheel_holds_every_module_script_and_configuration(wheel: set[str]) -> None:
     data = [*ROOT.glob("*/py.typed"), *(ROOT / "buffer/lua").iterdir(), *CONFIGS.iterdir()]
+    data += [path for path in PARTS.rglob("*") if path.is_file()]
     expected = {relative(path) for path in (*SHIPPED, *data)}
-    assert {name.rsplit("/", 1)[-1] for name in expected} >= {"sample.lua", "digits.yaml"}
+    assert {name.rsplit("/", 1)[-1] for name in expected} >= {
+        "sample.lua",
+        "digits.yaml",
+        "page.js",
+    }
     assert len([name for name in expected if name.endswith("py.typed")]) == len(PACKAGES)
     assert expected <= wheel
 

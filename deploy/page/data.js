@@ -54,8 +54,9 @@ function last(list) {
   return list.length > 0 ? list[list.length - 1] : null;
 }
 
-// The value at a path like "buffer.size"; null where it is not known.
+// The value at a path like "buffer.size", or that a function finds; null where it is not known.
 function at(object, path) {
+  if (typeof path === "function") return path(object);
   return path.split(".").reduce((value, key) => value?.[key] ?? null, object);
 }
 
@@ -63,32 +64,42 @@ function at(object, path) {
 function points(lines, path, factor = 1) {
   const axis = chosenAxis();
   return lines.map((line) => {
-    const value = typeof path === "function" ? path(line) : at(line, path);
+    const value = at(line, path);
     return [line[axis], value === null ? null : value * factor];
   });
 }
 
-// Points of how fast a count grew between lines, per second.
-function rates(lines, path) {
+// Lines at which a number was known and another one than before: what publishes it may be slower
+// than what records it.
+function changes(lines, path) {
+  let before = null;
+  return lines.filter((line) => {
+    const value = at(line, path);
+    if (value === null || value === before) return false;
+    before = value;
+    return true;
+  });
+}
+
+// Points of how fast a count grew, per second of a clock.
+function rates(lines, path, clockPath) {
   const axis = chosenAxis();
-  const found = lines.filter((line) => at(line, path) !== null);
+  const found = changes(lines, clockPath);
   return found.slice(1).map((line, place) => {
-    const before = found[place];
-    const seconds = line.elapsed_seconds - before.elapsed_seconds;
-    const grown = at(line, path) - at(before, path);
+    const seconds = at(line, clockPath) - at(found[place], clockPath);
+    const grown = at(line, path) - at(found[place], path);
     return [line[axis], seconds > 0 && grown >= 0 ? grown / seconds : null];
   });
 }
 
-// Points of the share that waiting had in the seconds between lines, in percent.
+// Points of the share that waiting had in a side's seconds, in percent.
 function waitingShares(lines, side) {
   const axis = chosenAxis();
-  const found = lines.filter((line) => at(line, `${side}.busy_seconds`) !== null);
+  const found = changes(lines, (line) => at(line, `${side}.busy_seconds`) === null ? null : at(line, `${side}.busy_seconds`) + at(line, `${side}.waiting_seconds`));
   return found.slice(1).map((line, place) => {
     const [busy, waiting] = ["busy_seconds", "waiting_seconds"].map(
       (name) => at(line, `${side}.${name}`) - at(found[place], `${side}.${name}`));
-    const share = busy >= 0 && waiting >= 0 && busy + waiting > 0 ? (100 * waiting) / (busy + waiting) : null;
-    return [line[axis], share];
+    return [line[axis], busy >= 0 && waiting >= 0 ? (100 * waiting) / (busy + waiting) : null];
   });
 }
 

@@ -18,8 +18,9 @@ function makeGallery(parent) {
   parent.append(
     make("p", { class: "summary" }, "Images that synthesizers made, as the buffer held them. Below each: how sure the teacher is of its class; the difficulty (1 - confidence) to the power of the exponent in force; the age in student steps; the class that was asked for, if it is another one. Drawn by priority, so what the student gets wrong is seen more often."),
     make("div", { class: "card toolbar" },
-      make("label", { class: "full" }, "Moment", slider, make("output", { id: "moment-name", for: "moment" })),
-      make("label", {}, "Class", labels), make("label", {}, "Order", order)),
+      make("div", { class: "field full" }, make("label", { for: "moment" }, "Moment"), slider, make("output", { id: "moment-name", for: "moment" })),
+      make("div", { class: "field" }, make("label", { for: "class" }, "Class"), labels),
+      make("div", { class: "field" }, make("label", { for: "order" }, "Order"), order)),
     make("p", { class: "summary", id: "gallery-summary", role: "status" }),
     make("div", { id: "tiles" }));
   slider.addEventListener("input", () => {
@@ -103,7 +104,7 @@ function showTiles(picture, samples, grouped) {
       const [left, top] = [(place % picture.columns) * picture.width, Math.floor(place / picture.columns) * picture.height];
       canvas.getContext("2d").drawImage(sheet, left, top, picture.width, picture.height, 0, 0, picture.width, picture.height);
     }
-    tiles.dataset.drawn = picture.time;
+    tiles.dataset.drawn = gallery.shown;
   };
   sheet.src = picture.file;
 }

@@ -162,7 +162,7 @@ function drawTimings() {
   const lines = known.snapshots;
   draw("waiting", curves(lines, { synthesizers: waitingShares(lines, "synthesizers.totals"), "distiller workers": waitingShares(lines, "progress") }, { unit: " %", min: 0, max: 100 }));
   const positive = (data) => data.map(([x, y]) => [x, y > 0 ? y : null]);
-  draw("speed", curves(lines, { made: positive(rates(lines, "buffer.inserted")), drawn: positive(rates(lines, "progress.samples_drawn")) }, { log: true, unit: "/s" }));
+  draw("speed", curves(lines, { made: positive(rates(lines, "buffer.inserted", "buffer.seconds")), drawn: positive(rates(lines, "progress.samples_drawn", "progress.elapsed_seconds")) }, { log: true, unit: "/s" }));
   const steps = { step: "end" };
   draw("synthesizers", curves(lines, {
     wanted: points(lines, "synthesizers.wanted"), "at work": points(lines, (line) => line.synthesizers.states.running ?? 0),

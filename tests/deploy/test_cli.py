@@ -1,11 +1,14 @@
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from deploy import __version__
+from tests.deploy.recorded import Recording
 
 SSDKD = Path(sys.executable).with_name("ssdkd")
 
@@ -21,7 +24,9 @@ def test_the_version_is_shown() -> None:
     assert ssdkd("--version").stdout == f"ssdkd {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["evaluate"], ["configs"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["validate"], ["evaluate"], ["configs"]] + [["report"], ["ui"]]
+)
 def test_every_command_has_help_and_needs_no_torch_for_it(command: list[str]) -> None:
     program = (
         "import sys; from deploy.cli import app; sys.argv = ['ssdkd', *sys.argv[1:]]\n"
@@ -92,3 +97,24 @@ def test_evaluating_a_folder_without_a_student_is_refused(tmp_path: Path) -> Non
     done = ssdkd("evaluate", str(tmp_path))
     assert done.returncode == 2
     assert "no student.safetensors" in done.stderr
+
+
+def test_a_report_is_written_where_its_run_is(tmp_path: Path) -> None:
+    Recording(tmp_path).go_on(4)
+    done = ssdkd("report", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'report.html'}\n"), done.stderr
+    refused = ssdkd("report", str(tmp_path / "nowhere"))
+    assert refused.returncode == 2
+    assert "no run has begun there" in refused.stderr
+
+
+def test_a_page_is_shown_until_ctrl_c(tmp_path: Path) -> None:
+    Recording(tmp_path).go_on(4)
+    command = [str(SSDKD), "ui", str(tmp_path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(address) as answer:
+            assert b"demo" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0

@@ -17,6 +17,7 @@ from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer
 from buffer.version import Version
+from deploy import report
 from deploy.config import DEFAULT_CONFIG, PipelineConfig, load
 from deploy.ending import Outcome, save
 
@@ -50,6 +51,24 @@ def test_an_interrupted_run_leaves_its_student_and_says_so(
     assert (result["student_steps"], result["samples_drawn"]) == (7, 5)
     assert (tmp_path / "student.safetensors").read_bytes() == weights
     assert (tmp_path / "samples.png").exists()
+
+
+def test_a_page_is_made_of_what_was_saved(tmp_path: Path, config: PipelineConfig) -> None:
+    report.write_config(config, tmp_path)
+    replay = InMemoryReplayBuffer(config.buffer)
+    filled(replay, config, step=7)
+    save(config, replay, Outcome(error=Interrupted("by hand")), tmp_path)
+    assert "by hand" in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_made_takes_no_result_with_it(
+    tmp_path: Path, config: PipelineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    replay = InMemoryReplayBuffer(config.buffer)
+    filled(replay, config, step=7)
+    save(config, replay, Outcome(), tmp_path)  # there is no config.yaml
+    assert (tmp_path / "result.json").exists()
+    assert "no report.html was made" in caplog.text
 
 
 def test_a_student_that_has_learnt_nothing_is_no_result(

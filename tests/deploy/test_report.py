@@ -91,8 +91,10 @@ def test_a_url_without_a_password_is_kept(tmp_path: Path) -> None:
 
 
 def test_an_earlier_runs_results_are_cleared_and_the_rest_is_left(tmp_path: Path) -> None:
-    for name in ("result.json", "student.safetensors", "mine.txt"):
+    for name in ("result.json", "student.safetensors", "timeline.jsonl", "mine.txt"):
         (tmp_path / name).write_text("old")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "000001.png").write_text("old")
     report.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -123,6 +125,14 @@ def test_the_revision_is_that_of_our_own_tree_or_none(
     found = report.git_revision()
     assert found is not None
     assert re.fullmatch(r"[0-9a-f]{40}-dirty", found)
+
+
+def test_the_environment_says_what_a_run_runs_on() -> None:
+    told = report.environment()
+    assert set(told) == {"versions", "git_revision", "machine"}
+    assert told["machine"]["cores"] > 0
+    assert told["machine"]["memory_gibibytes"] > 0
+    assert json.loads(json.dumps(told)) == told
 
 
 def test_versions_name_what_a_result_depends_on() -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from distiller.service import JOURNAL
 from tests.buffer.servers import TcpServer
+from tests.deploy.browser import browser as browser
+from tests.deploy.browser import open_page as open_page
 from tests.integration.ray_nodes import RayNodes
 
 SSDKD = Path(sys.executable).with_name("ssdkd")
@@ -50,14 +52,19 @@ def journal(out: Path) -> list[dict[str, Any]]:
 class Run:
     """``ssdkd run`` on the digits, in a process group of its own."""
 
-    def __init__(self, out: Path, *assignments: str, resume: bool = False) -> None:
+    def __init__(
+        self, out: Path, *assignments: str, resume: bool = False, ui: bool = False
+    ) -> None:
         self.out = out
         quick = (f"{key}={value}" for key, value in QUICK.items())
         sets = [part for setting in (*quick, *assignments) for part in ("--set", setting)]
         # As a user's shell would be: no authentication mode is set.
         environment = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
         self.process = subprocess.Popen(
-            [str(SSDKD), "run", *sets, "--resume" if resume else "--out", str(out)],
+            [
+                *(str(SSDKD), "run", *sets, *["--ui"] * ui),
+                *("--resume" if resume else "--out", str(out)),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -143,10 +150,10 @@ def start_run(tmp_path: Path, digits_teacher: Path) -> Iterator[Callable[..., Ru
     """Starts a run with ``table.key=value`` overrides; what outlives it fails the test."""
     started: list[Run] = []
 
-    def start(*assignments: str, resume: Run | None = None) -> Run:
+    def start(*assignments: str, resume: Run | None = None, ui: bool = False) -> Run:
         out = tmp_path / str(len(started)) if resume is None else resume.out
         settings = (f"teacher.weights={digits_teacher}", *assignments)
-        started.append(Run(out, *settings, resume=resume is not None))
+        started.append(Run(out, *settings, resume=resume is not None, ui=ui))
         return started[-1]
 
     yield start
