@@ -37,6 +37,14 @@ class Mode(StrEnum):
     QUIET = "quiet"
 
 
+class Output(Console):
+    """A console that falls silent when nobody reads any more; rich's own would end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich."""
+        self.quiet = True
+
+
 class Display:
     """Shows a run from a background thread while it is entered.
 
@@ -93,7 +101,8 @@ class Display:
 
     def note(self, text: str) -> None:
         """Shows a line that stays."""
-        self._view.note(text)
+        with self._lock:
+            self._view.note(text)
 
     def result(self, result: Mapping[str, Any], folder: Path) -> None:
         """Shows what a run came to."""
@@ -119,7 +128,7 @@ def shown(mode: Mode) -> Iterator[Display]:
     In the modes ``json`` and ``quiet`` nothing else gets to stdout: what is printed there by
     whomever goes to stderr.
     """
-    console, errors = Console(force_terminal=mode is Mode.RICH or None), Console(stderr=True)
+    console, errors = Output(force_terminal=mode is Mode.RICH or None), Output(stderr=True)
     if mode is Mode.AUTO:
         fit = console.is_terminal and not console.is_dumb_terminal
         mode = Mode.RICH if fit else Mode.PLAIN
@@ -129,6 +138,6 @@ def shown(mode: Mode) -> Iterator[Display]:
         return
     out = sys.stdout
     with redirect_stdout(sys.stderr):
-        view = JsonView(out, errors) if mode is Mode.JSON else QuietView(Console(file=out), errors)
+        view = JsonView(out, errors) if mode is Mode.JSON else QuietView(Output(file=out), errors)
         with Display(view) as display:
             yield display

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from buffer.errors import BufferUnavailable
+from buffer.errors import SsdkdError
 from deploy.rates import Mark, Marks, Seconds, per_second, seconds_left, starved, waiting_share
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Outlook:
         """The run now; ``elapsed_seconds`` is left to the caller."""
         try:
             info, progress = self._replay.info(), self._replay.progress()
-        except BufferUnavailable:
+        except SsdkdError:
             return replace(self._last, phase="waiting for the buffer")
         totals = self._synthesizers.totals()
         share, busy, waiting = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -165,8 +166,9 @@ class JsonView(View):
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in fields.items()
         }
-        self._out.write(json.dumps({"event": event} | finite, allow_nan=False) + "\n")
-        self._out.flush()
+        line = json.dumps({"event": event} | finite, allow_nan=False)
+        with suppress(BrokenPipeError):  # a run goes on when nobody reads any more
+            print(line, file=self._out, flush=True)
 
 
 def drawn(state: State) -> RenderableType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -67,3 +68,22 @@ def test_what_anybody_prints_stays_out_of_what_a_program_reads(mode: str) -> Non
     assert "WARNING pipeline: hear" in done.stderr
     phases = [json.loads(line)["phase"] for line in done.stdout.splitlines()]
     assert phases == (["saving"] if mode == "json" else [])
+
+
+@pytest.mark.parametrize("mode", ["json", "plain", "rich"])
+def test_a_run_goes_on_when_nobody_reads_any_more(mode: str) -> None:
+    program = (
+        "import sys; from deploy.display import Mode, shown\n"
+        f"with shown(Mode('{mode}')) as display:\n"
+        "    for phase in ('starting', 'ending', 'saving'):\n"
+        "        display.enter(phase); display.note('x')\n"
+        "print('the end', file=sys.stderr)"
+    )
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=written, stderr=subprocess.PIPE, text=True
+    )
+    os.close(written)
+    assert "the end" in done.stderr
+    assert "Traceback" not in done.stderr
