@@ -74,6 +74,9 @@ def news(out: Path, since: Since = START, *, claimed: bool | None = None) -> Lin
         out: folder of the run.
         since: what is known.
         claimed: whether a live run holds the folder; default: looks.
+
+    Raises:
+        ConfigError: no run has begun in the folder.
     """
     names = (JOURNAL, TIMELINE, CONTROLLER, PICTURES)
     read = (journals.read(out / name, begin) for name, begin in zip(names, since, strict=True))

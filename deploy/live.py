@@ -18,14 +18,12 @@ from buffer.errors import ConfigError
 from deploy import history, run_page
 from deploy.config import MonitoringTable
 from deploy.history import Since
-from deploy.timeline import FOLDER
 from deploy.web import Page, WebServer
 
 GOODBYE_SECONDS = 5.0
 """A page that has asked within this time is waited for so long, to be told how the run ended."""
 HTML = "text/html; charset=utf-8"
 NEWS = re.compile(r"/news/(\d{1,15})-(\d{1,15})-(\d{1,15})-(\d{1,15})")
-PICTURE = re.compile(rf"/{FOLDER}/\d+\.png")
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class LivePage:
             return self._whole()
         if (asked := NEWS.fullmatch(path)) is not None:
             return self._news(Since(*map(int, asked.groups())))
-        if PICTURE.fullmatch(path) and (file := self._out / path[1:]).is_file():
+        if run_page.PICTURE.fullmatch(path[1:]) and (file := self._out / path[1:]).is_file():
             return Page(file.read_bytes(), "image/png")
         return None
 

@@ -17,6 +17,7 @@ from typing import Any
 from deploy import history
 from deploy.history import thinned
 from deploy.report import write_atomically
+from deploy.timeline import FOLDER
 
 REPORT = "report.html"
 PARTS = Path(__file__).parent / "page"
@@ -25,6 +26,7 @@ MAIN = "page.js"
 MOST_PICTURES, MOST_PICTURE_BYTES = 60, 8 << 20
 """In a file; more are left out, evenly."""
 
+PICTURE = re.compile(rf"{FOLDER}/\d+\.png")
 WAITING = b"""<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
 <title>Not begun yet</title><p>The run has not begun yet. This page looks again every two seconds.
@@ -104,8 +106,12 @@ def _policy(scripts: list[str], *, live: bool) -> str:
 
 
 def _embedded(lines: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """The pictures' lines with the pictures in them; without those that are not there."""
-    there = [(line, out / line["file"]) for line in lines if (out / line["file"]).is_file()]
+    """The pictures' lines with the pictures in them; without those that are not there.
+
+    Nothing but pictures: who may write to a run's folder must not get at our other files.
+    """
+    ours = (line for line in lines if PICTURE.fullmatch(line["file"]))
+    there = [(line, path) for line in ours if (path := out / line["file"]).is_file()]
     sizes = sum(path.stat().st_size for _, path in there)
     most = min(MOST_PICTURES, len(there) * MOST_PICTURE_BYTES // max(1, sizes))
     return [

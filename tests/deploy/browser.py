@@ -73,3 +73,14 @@ def open_page(browser: Browser) -> Iterator[Open]:
     for tab in tabs:
         tab.page.context.close()
     assert problems == []
+
+
+def colours(page: Page) -> list[int]:
+    """How many different pixels each tile of the gallery has."""
+    page.wait_for_function("() => document.getElementById('tiles').dataset.drawn === gallery.shown")
+    counts: list[int] = page.evaluate("""() => {
+        const pixels = (each) => each.getContext('2d').getImageData(0, 0, each.width, each.height);
+        const tiles = [...document.querySelectorAll('.tile canvas')];
+        return tiles.map((each) => new Set(pixels(each).data).size);
+    }""")
+    return counts

@@ -25,7 +25,7 @@ def test_the_version_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["validate"], ["evaluate"], ["configs"]] + [["report"], ["ui"]]
+    "command", [[], ["run"], ["validate"], ["evaluate"], ["configs"], ["report"], ["ui"]]
 )
 def test_every_command_has_help_and_needs_no_torch_for_it(command: list[str]) -> None:
     program = (

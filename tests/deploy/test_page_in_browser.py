@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from deploy.folder import claimed
-from deploy.live import LivePage
 from deploy.run_page import write
-from tests.deploy.browser import SIZES, Open
+from tests.deploy.browser import SIZES, Open, colours
 from tests.deploy.recorded import Recording
 
 RGB = ["teacher.image_shape=[3,32,32]", "teacher.mean=[0,0,0]", "teacher.std=[1,1,1]"]
@@ -25,17 +21,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     Recording(out).go_on(100).end()
     return write(out)
-
-
-def colours(page: Page) -> list[int]:
-    """How many different pixels each tile of the gallery has."""
-    page.wait_for_function("() => document.getElementById('tiles').dataset.drawn === gallery.shown")
-    counts: list[int] = page.evaluate("""() => {
-        const pixels = (each) => each.getContext('2d').getImageData(0, 0, each.width, each.height);
-        const tiles = [...document.querySelectorAll('.tile canvas')];
-        return tiles.map((each) => new Set(pixels(each).data).size);
-    }""")
-    return counts
 
 
 def confidences(page: Page) -> list[int]:
@@ -250,70 +235,13 @@ def test_a_thousand_classes_are_shown_in_bounds(tmp_path: Path, open_page: Open)
     assert 0 < page.locator(".tile").count() <= 160
 
 
-def test_a_live_page_follows_its_run_to_its_end(tmp_path: Path, open_page: Open) -> None:
-    out = tmp_path / "run"
-    with claimed(out):
-        recording = Recording(out).go_on(20)
-        with LivePage(out, host="127.0.0.1", port=0, within=True) as server:
-            tab = open_page(server.address)
-            page = tab.page
-            expect(page.locator("#state")).to_have_text("running")
-            expect(page.locator("#progress")).to_contain_text("distilling, 0:20, step 1,000")
-            expect(page.locator("#moment-name")).to_contain_text("1 of 1")
-            assert min(colours(page)) > 5
-            recording.go_on(20)
-            expect(page.locator("#progress")).to_contain_text("0:40, step 2,000")
-            expect(page.locator("#moment-name")).to_contain_text("3 of 3")
-            expect(page.locator("#summary-kl")).to_contain_text("at 0:40")
-            recording.end()
-        expect(page.locator("#state")).to_have_text("finished")
-        expect(page.get_by_text("93.10 %")).to_be_visible()
-        assert tab.asked_beyond(server.address) == []
-    page.close()
-    tab.problems.clear()  # its server has gone, as it should
-
-
-def test_a_chosen_moment_stays_while_the_run_goes_on(tmp_path: Path, open_page: Open) -> None:
-    recording = Recording(tmp_path).go_on(40)
-    with LivePage(tmp_path, host="127.0.0.1", port=0) as server:
-        page = open_page(server.address).page
-        expect(page.locator("#moment-name")).to_contain_text("3 of 3")
-        page.locator("#moment").focus()
-        page.keyboard.press("Home")
-        recording.go_on(10)
-        expect(page.locator("#moment-name")).to_contain_text("1 of 4")
-        page.close()
-
-
-def test_a_live_page_says_that_the_pipeline_died_or_the_server_is_gone(
-    tmp_path: Path, open_page: Open
-) -> None:
-    out = tmp_path / "run"
-    with LivePage(out, host="127.0.0.1", port=0) as server:
-        with claimed(out):
-            Recording(out, "monitoring.interval_seconds=0.1").go_on(4)
-            tab = open_page(server.address)
-            expect(tab.page.locator("#state")).to_have_text("running")
-        os.utime(out / "timeline.jsonl", (1e9, 1e9))
-        expect(tab.page.locator("#state")).to_contain_text("died")
-        with claimed(out):
-            expect(tab.page.locator("#state")).to_have_text("running", timeout=15_000)
-            server._server.close()
-            expect(tab.page.locator("#state")).to_have_text("no answer", timeout=15_000)
-    assert all("net::ERR" in problem for problem in tab.problems)
-    tab.problems.clear()
-
-
-def test_another_run_in_the_folder_begins_the_page_anew(tmp_path: Path, open_page: Open) -> None:
-    Recording(tmp_path).go_on(30)
-    with LivePage(tmp_path, host="127.0.0.1", port=0) as server:
-        page = open_page(server.address).page
-        expect(page.locator("#progress")).to_contain_text("step 1,500")
-        for path in tmp_path.iterdir():
-            if path.is_file():
-                path.unlink()
-        time.sleep(0.01)
-        Recording(tmp_path, "run.name=second").go_on(10)
-        expect(page.locator("h1")).to_have_text("second", timeout=15_000)
-        expect(page.locator("#progress")).to_contain_text("step 500")
-        page.close()
+def test_what_a_resumed_training_repeats_is_shown_once(tmp_path: Path, open_page: Open) -> None:
+    Recording(tmp_path).go_on(30).end(interrupted=True)
+    Recording(tmp_path, began_seconds=20.0, attempt=2).go_on(20)
+    page = open_page(write(tmp_path, claimed=True)).page
+    expect(page.locator("#progress")).to_contain_text("0:40, step 2,000, in 2 pipelines")
+    page.get_by_label("Curves over").select_option("step")
+    page.locator("#chart-loss").get_by_text("Data as a table").click()
+    rows = page.locator("#chart-loss tbody th")
+    expect(rows).to_have_count(20)
+    assert [int(text) for text in rows.all_inner_texts()] == list(range(100, 2001, 100))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import urllib.error
@@ -123,6 +122,17 @@ def test_pictures_of_a_report_are_bounded_and_missing_ones_left_out(tmp_path: Pa
     assert embedded(write(tmp_path))["journals"]["pictures"]["lines"] == []
 
 
+def test_a_report_holds_no_file_but_pictures(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    Recording(out).go_on(20)
+    (tmp_path / "secret.png").write_text("secret")
+    line = json.loads((out / "pictures.jsonl").read_text().splitlines()[0])
+    for file in ("../secret.png", str(tmp_path / "secret.png"), "pictures/../../secret.png"):
+        with (out / "pictures.jsonl").open("a") as journal:
+            journal.write(json.dumps(line | {"file": file}) + "\n")
+    assert len(embedded(write(out))["journals"]["pictures"]["lines"]) == 1
+
+
 def test_a_report_of_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run has begun there"):
         write(tmp_path)
@@ -173,14 +183,13 @@ def test_before_a_run_has_begun_its_page_looks_again(tmp_path: Path) -> None:
 
 
 def test_a_run_shows_its_page_only_if_it_is_asked_to(tmp_path: Path) -> None:
-    quiet = Console(quiet=True)
+    notes: list[str] = []
     off = load(Path("deploy/configs/digits.yaml")).monitoring
     assert off.page_port is None
-    with shown(off, tmp_path, quiet):
-        pass
-    console = Console(file=io.StringIO(), record=True)
-    with shown(off.model_copy(update={"page_port": 0}), tmp_path, console):
-        (address,) = re.findall(r"run page: (http://127\.0\.0\.1:\d+/)", console.export_text())
+    with shown(off, tmp_path, notes.append):
+        assert notes == []
+    with shown(off.model_copy(update={"page_port": 0}), tmp_path, notes.append):
+        (address,) = re.findall(r"run page: (http://127\.0\.0\.1:\d+/)", notes[0])
         assert get(address)[0] == 503
 
 
@@ -189,7 +198,7 @@ def test_an_address_that_cannot_be_shown_at_ends_no_run(
 ) -> None:
     table = load(Path("deploy/configs/digits.yaml")).monitoring
     nowhere = table.model_copy(update={"page_port": 0, "page_host": "192.0.2.1"})
-    with shown(nowhere, tmp_path, Console(quiet=True)):
+    with shown(nowhere, tmp_path, print):
         pass
     assert "monitoring.page_host (192.0.2.1): no run page is shown" in caplog.text
 
