@@ -48,13 +48,22 @@ class Formatter(logging.Formatter):
 def configure(level: str, service: str) -> None:
     """Has a process that nobody has configured log to stderr.
 
+    Ray's libraries are heard from warnings on, or if all is.
+
     Args:
         level: ``run.log_level``.
         service: see :class:`Line`.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter(service))
+    if level != "debug":
+        handler.addFilter(_of_interest)
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    # Not by the logger's own level: Ray Train sets that after us.
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] != "ray"
 
 
 def read(line: str) -> Line | None:

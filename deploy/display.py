@@ -96,7 +96,7 @@ class Display:
     def enter(self, phase: str) -> None:
         """Shows that a run is in a phase which nobody looks at more closely."""
         with self._lock:
-            self._look, self._state = None, replace(self._state, phase=phase)
+            self._look, self._state = None, self._state.halted(phase)
         self._show()
 
     def note(self, text: str) -> None:

@@ -79,7 +79,6 @@ class Monitoring:
     def __enter__(self) -> Self:
         if self._table.port is not None:
             self._server = WebServer(self._page, host=self._host, port=self._table.port)
-            logger.info("metrics: %s", self.address)
         return self
 
     def __exit__(

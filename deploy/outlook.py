@@ -89,6 +89,19 @@ class State:
     """At work."""
     synthesizers_wanted: int = 0
 
+    def halted(self, phase: str) -> State:
+        """The same in another phase, in which nobody works on it."""
+        return replace(
+            self,
+            phase=phase,
+            seconds_left=None,
+            inverted_per_second=None,
+            drawn_per_second=None,
+            synthesizer_idle_share=None,
+            distiller_idle_share=None,
+            waiting=None,
+        )
+
 
 class Outlook:
     """Looks at a run, and remembers enough to tell its speed.
@@ -140,7 +153,7 @@ class Outlook:
     def _now(self, info: BufferInfo, progress: StudentProgress | None) -> State:
         prepared = [status["prepared_share"] for status in self._synthesizers.statuses()]
         seats = self._synthesizers.describe()
-        phase = phase_of(progress, prepared)
+        phase = phase_of(progress, prepared, info.inserted)
         trained = progress is not None and progress.phase != "filling"
         return State(
             phase=phase,
@@ -171,12 +184,13 @@ class Outlook:
         }
 
 
-def phase_of(progress: StudentProgress | None, prepared: list[float]) -> str:
+def phase_of(progress: StudentProgress | None, prepared: list[float], inserted: int) -> str:
     """What a run is doing.
 
     Args:
         progress: as the distiller has published it last.
         prepared: how far the preparation of each synthesizer at work is, in [0, 1].
+        inserted: samples ever inserted, which is known sooner.
     """
     if progress is not None and progress.phase == "finished":
         return "ending"
@@ -184,4 +198,4 @@ def phase_of(progress: StudentProgress | None, prepared: list[float]) -> str:
         return "distilling" if progress.elapsed_share < 1.0 else "evaluating"
     if not prepared:
         return "starting"
-    return "filling" if max(prepared) >= 1.0 else "preparing"
+    return "filling" if inserted or max(prepared) >= 1.0 else "preparing"

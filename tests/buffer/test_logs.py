@@ -71,7 +71,8 @@ def test_an_error_from_elsewhere_is_told_by_its_cause_without_the_traceback() ->
 def test_a_process_logs_from_the_level_that_is_chosen() -> None:
     program = (
         "import logging; from buffer.logs import configure; configure('info', 'controller')\n"
-        "logging.getLogger('a').debug('unheard'); logging.getLogger('a').info('heard')"
+        "logging.getLogger('a').debug('unheard'); logging.getLogger('a').info('heard')\n"
+        "logging.getLogger('ray.train').info('a checkpoint was reported')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     (line,) = done.stderr.splitlines()

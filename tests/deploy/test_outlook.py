@@ -74,21 +74,22 @@ def progress(**fields: Any) -> StudentProgress:
 
 
 @pytest.mark.parametrize(
-    ("published", "prepared", "phase"),
+    ("published", "prepared", "inserted", "phase"),
     [
-        (None, [], "starting"),
-        (progress(), [], "starting"),
-        (None, [0.3, 0.0], "preparing"),
-        (progress(), [0.3, 1.0], "filling"),
-        (progress(phase="distilling", elapsed_share=0.3), [0.5], "distilling"),
-        (progress(phase="distilling", elapsed_share=1.0), [1.0], "evaluating"),
-        (progress(phase="finished", elapsed_share=1.0), [1.0], "ending"),
+        (None, [], 0, "starting"),
+        (progress(), [], 7, "starting"),
+        (None, [0.3, 0.0], 0, "preparing"),
+        (None, [0.3, 0.0], 7, "filling"),
+        (progress(), [0.3, 1.0], 0, "filling"),
+        (progress(phase="distilling", elapsed_share=0.3), [0.5], 7, "distilling"),
+        (progress(phase="distilling", elapsed_share=1.0), [1.0], 7, "evaluating"),
+        (progress(phase="finished", elapsed_share=1.0), [1.0], 7, "ending"),
     ],
 )
 def test_the_phase_follows_from_what_both_sides_say(
-    published: StudentProgress | None, prepared: list[float], phase: str
+    published: StudentProgress | None, prepared: list[float], inserted: int, phase: str
 ) -> None:
-    assert phase_of(published, prepared) == phase
+    assert phase_of(published, prepared, inserted) == phase
 
 
 def test_while_filling_the_samples_that_are_missing_are_told(run: Watched) -> None:
@@ -133,3 +134,8 @@ def test_a_buffer_that_is_away_is_told_with_what_was_known_last(run: Watched) ->
     before = run.outlook.look()
     run.replay.away = True
     assert run.outlook.look() == State(**vars(before) | {"phase": "waiting for the buffer"})
+
+
+def test_what_has_ended_has_no_speed() -> None:
+    running = State(phase="distilling", step=7, seconds_left=3.0, drawn_per_second=2.0, drawn=9)
+    assert running.halted("saving") == State(phase="saving", step=7, drawn=9)
