@@ -28,8 +28,9 @@ def promtool(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_configuration_and_its_rules_are_valid() -> None:
-    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.parent.name)
+def test_a_configuration_and_its_rules_are_valid(path: Path) -> None:
+    promtool("check", "config", path)
 
 
 def test_the_rules_have_no_duplicates() -> None:
