@@ -143,7 +143,7 @@ class Synthesizer:
         self._sequence += 1
         inserted = self._insert(made)
         waited = self.status().waiting_seconds - waited
-        self._tally.made(made, time.monotonic() - begun - waited, self.context.progress)
+        self._tally.made(made, time.monotonic() - begun - waited)
         self._checkpoint.save_when_due(self._inverter.state_dict)
         return inserted
 
@@ -198,6 +198,7 @@ class Synthesizer:
         context.filled_once = info.inserted >= info.capacity
         context.params = self._patience.insist(self._replay.params)
         context.progress = self._patience.insist(self._replay.progress)
+        self._tally.saw(context.progress)
         used = self.status().student_version
         newer = self._patience.insist(lambda: self._replay.fetch_student(newer_than=used))
         if newer is not None:

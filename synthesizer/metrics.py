@@ -111,7 +111,7 @@ class SynthesizerMetrics:
         )
         self.student_lag = Gauge(
             "ssdkd_synthesizer_student_lag_steps",
-            "Student steps between the newest progress and the snapshot in use; the largest.",
+            "Student steps made since the snapshot that the newest round used; the largest.",
             multiprocess_mode="livemax",
             registry=registry,
         )

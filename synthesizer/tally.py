@@ -56,6 +56,12 @@ class Tally:
         """Notes which snapshot is in use."""
         self.status = replace(self.status, student_version=student)
 
+    def saw(self, progress: StudentProgress | None) -> None:
+        """Notes how far the student has come since the snapshot in use, before a newer one is."""
+        used = self.status.student_version
+        if progress is not None and used != NEVER:
+            self._metrics.student_lag.set(max(0, progress.version.step - used.step))
+
     def waited(self, seconds: float) -> None:
         """Counts one wait."""
         self._metrics.waits.inc()
@@ -74,19 +80,11 @@ class Tally:
         self._metrics.observe_images(committed, Fate.COMMITTED)
         self._metrics.observe_images(images - committed, others)
 
-    def made(self, made: Round, seconds: float, progress: StudentProgress | None) -> None:
-        """Counts a round that has been delivered.
-
-        Args:
-            made: the round.
-            seconds: of work that it took.
-            progress: the newest.
-        """
+    def made(self, made: Round, seconds: float) -> None:
+        """Counts a round that has been delivered, after so many seconds of work."""
         self.worked(seconds)
-        self.status = status = replace(
-            self.status, rounds=self.status.rounds + 1, losses=dict(made.losses)
-        )
-        metrics = self._metrics
+        status, metrics = self.status, self._metrics
+        self.status = replace(status, rounds=status.rounds + 1, losses=dict(made.losses))
         metrics.rounds.inc()
         metrics.round_seconds.observe(seconds)
         metrics.observe_losses(made.losses)
@@ -95,5 +93,3 @@ class Tally:
             metrics.modulation.set(made.modulation)
         if status.student_version != NEVER:
             metrics.disagreement.set(fmean(sample.disagreement for sample in made.samples))
-        if progress is not None:
-            metrics.student_lag.set(max(0, progress.version.step - status.student_version.step))

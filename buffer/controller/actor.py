@@ -155,7 +155,8 @@ class Controller:
         generator = np.random.default_rng([self._config.run.seed, self._attempt])
         self._policy = build(self._settings, arms=len(self._arms), generator=generator)
         named = {arm.name: dict(arm.changes) for arm in self._arms}
-        self._metrics.expect(named, interval_seconds=self._config.controller.interval_seconds)
+        interval = self._config.controller.interval_seconds
+        self._metrics.begin(named, interval_seconds=interval)
         resumed = point is not None and point.arms == named
         if point is not None and resumed:
             self._policy.load_state_dict(point.state)

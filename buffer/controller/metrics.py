@@ -31,7 +31,14 @@ class ControllerMetrics:
         )
         self.last_decision = Gauge(
             "ssdkd_controller_last_decision_timestamp_seconds",
-            "Unix time of the newest decision.",
+            "Unix time of the newest decision; 0 before the first.",
+            multiprocess_mode="max",
+            registry=registry,
+        )
+        self.interval = Gauge(
+            "ssdkd_controller_interval_seconds",
+            "Time between two decisions, as it is configured.",
+            # As the time of the newest decision: it is by the two that a death is noticed.
             multiprocess_mode="max",
             registry=registry,
         )
@@ -41,19 +48,12 @@ class ControllerMetrics:
             buckets=DECISION_BUCKETS,
             registry=registry,
         )
-        self.interval = Gauge(
-            "ssdkd_controller_interval_seconds",
-            "Time that there should be between two decisions.",
-            # Outlives its process, as the time of the newest decision does: the two are compared.
-            multiprocess_mode="max",
-            registry=registry,
-        )
 
-    def expect(self, arms: Iterable[str], *, interval_seconds: float) -> None:
-        """Says what is going to be counted.
+    def begin(self, arms: Iterable[str], *, interval_seconds: float) -> None:
+        """Tells what is known from the start; the counters of all arms begin at 0.
 
         Args:
-            arms: those that can be chosen; their counters begin at 0.
+            arms: names of those that can be chosen.
             interval_seconds: between two decisions.
         """
         self.interval.set(interval_seconds)

@@ -126,7 +126,8 @@ def round_metrics(
 
     def count() -> None:
         tally.delivered(images, committed=images, others=Fate.REJECTED)
-        tally.made(made, 0.3, StudentProgress(version=NEVER))
+        tally.saw(StudentProgress(version=NEVER))
+        tally.made(made, 0.3)
         for call in calls:
             call()
         client.moved("in", payloads)

@@ -44,7 +44,7 @@ distiller = DistillerMetrics(registry)
 distiller.ages.observe_all(np.array([0, 3, 3]))
 distiller.learning_rate.set(0.1)
 controller = ControllerMetrics(registry)
-controller.expect(["easy"], interval_seconds=20.0)
+controller.begin(["easy"], interval_seconds=20)
 for gauge in (
     *(synthesizer.confidence, synthesizer.modulation, synthesizer.disagreement),
     *(distiller.loss, distiller.kl, distiller.agreement, distiller.repeated, distiller.effective),

@@ -6,23 +6,14 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from tests.deploy.manifests import DEPLOY, ROOT
+from tests.deploy.rules import ALERTS, PROMETHEUS, RECORDS
 
-PROMETHEUS = DEPLOY / "prometheus"
 CONFIGS = (PROMETHEUS / "prometheus.yml", DEPLOY / "docker" / "prometheus.yml")
-RULES = [
-    rule
-    for path in sorted((PROMETHEUS / "rules").glob("*.yml"))
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-]
-ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in RULES if "alert" in rule}
-RECORDS: dict[str, dict[str, Any]] = {rule["record"]: rule for rule in RULES if "record" in rule}
 UNIT_TESTS = {path: path.read_text() for path in sorted((PROMETHEUS / "tests").glob("*.yml"))}
 
 each_alert = pytest.mark.parametrize("name", ALERTS)
@@ -37,8 +28,9 @@ def promtool(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_configuration_and_its_rules_are_valid() -> None:
-    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.parent.name)
+def test_a_configuration_and_its_rules_are_valid(path: Path) -> None:
+    promtool("check", "config", path)
 
 
 def test_the_rules_have_no_duplicates() -> None:

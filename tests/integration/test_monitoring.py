@@ -20,7 +20,7 @@ StartRun = Callable[..., Any]
 
 MOVES = {
     "buffer": "up samples capacity_samples class_samples parameter inserts_total draws_total "
-    "evictions_total updates_total refusals_total priority_gsum priority_bucket "
+    "evictions_total updates_total priority_gsum priority_bucket "
     "call_seconds_sum payload_bytes_total",
     "redis": "memory_used_bytes",
     "student": "step elapsed_ratio samples_drawn kl_nats agreement_ratio effective_sample_ratio "
@@ -30,17 +30,19 @@ MOVES = {
     "last_insert_timestamp_seconds student_lag_steps",
     "distiller": "steps_total samples_total step_seconds_sum last_step_timestamp_seconds loss "
     "kl_nats agreement_ratio learning_rate accuracy_ratio sample_age_steps_sum "
-    "repeated_draws_ratio weight_effective_ratio waiting_seconds_total refused_seconds_total "
-    "refusals_total checkpoint_seconds_total",
+    "repeated_draws_ratio weight_effective_ratio waiting_seconds_total "
+    "checkpoint_seconds_total",
     "controller": "decisions_total reward last_decision_timestamp_seconds decision_seconds_sum "
     "interval_seconds",
     "pipeline": "synthesizers synthesizers_wanted",
 }
 """What is not 0 for ever in a run that goes well."""
 STANDS = {
-    "buffer": "limiter_balance_draws shards_left_out duplicate_inserts_total redraws_total",
+    "buffer": "limiter_balance_draws shards_left_out duplicate_inserts_total redraws_total "
+    "refusals_total",
     "redis": "memory_limit_bytes last_fork_seconds",
     "synthesizer": "waiting_seconds_total waits_total",
+    "distiller": "refused_seconds_total refusals_total",
     "pipeline": "synthesizer_restarts_total",
 }
 """What may stay 0."""

@@ -13,7 +13,7 @@ import pytest
 
 from tests.buffer.servers import free_port
 from tests.deploy.dashboards import queries
-from tests.deploy.test_prometheus import PROMETHEUS, RULES
+from tests.deploy.rules import PROMETHEUS, RECORDS, RULES
 from tests.integration.prometheus_server import Prometheus
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
@@ -82,8 +82,7 @@ def check_use(prometheus: Prometheus) -> None:
     """What is exported is shown or ruled by, and what is asked for is exported."""
     names = prometheus.ask("label/__name__/values")
     exported = {family(name) for name in names if name.startswith("ssdkd_")}
-    recorded = {rule["record"] for rule in RULES if "record" in rule}
     expressions = [each.expr for each in queries()] + [rule["expr"] for rule in RULES]
     used = {family(name) for text in expressions for name in re.findall(METRIC, text)}
     assert exported - used == NOT_SHOWN.keys()
-    assert used <= exported | recorded
+    assert used <= exported | RECORDS.keys()

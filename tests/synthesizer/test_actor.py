@@ -237,6 +237,20 @@ def test_metrics_tell_what_was_done(config: SynthesizerFile, replay: FaultyRepla
         assert value == status.losses[term]
 
 
+def test_the_lag_is_what_the_student_learned_since_the_snapshot_that_a_round_used(
+    config: SynthesizerFile, replay: FaultyReplay
+) -> None:
+    registry = CollectorRegistry()
+    worker, lags = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry)), []
+    worker.step()
+    for number, step in enumerate((10, 30, 35)):
+        replay.publish_student(snapshot(config, seed=number)[1], version=Version(1, step))
+        replay.publish_progress(StudentProgress(version=Version(1, step)))
+        worker.step()
+        lags.append(registry.get_sample_value("ssdkd_synthesizer_student_lag_steps"))
+    assert lags == [0, 20, 5]
+
+
 def test_the_newest_round_is_described(config: SynthesizerFile, replay: FaultyReplay) -> None:
     registry = CollectorRegistry()
     worker = synthesizer_of(config, replay, metrics=SynthesizerMetrics(registry))

@@ -17,9 +17,9 @@ def test_a_decision_is_counted_with_its_arm_and_reward() -> None:
     assert abs(decided - time.time()) < 60
 
 
-def test_what_is_expected_is_shown_before_the_first_decision() -> None:
+def test_the_counters_of_all_arms_begin_at_zero() -> None:
     registry = CollectorRegistry()
-    ControllerMetrics(registry).expect(["easy", "hard"], interval_seconds=20.0)
-    assert registry.get_sample_value("ssdkd_controller_interval_seconds") == 20.0
+    ControllerMetrics(registry).begin(["easy", "hard"], interval_seconds=20)
+    assert registry.get_sample_value("ssdkd_controller_interval_seconds") == 20
     for arm in ("easy", "hard"):
         assert registry.get_sample_value("ssdkd_controller_decisions_total", {"arm": arm}) == 0
