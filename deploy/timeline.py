@@ -73,8 +73,8 @@ class Timeline:
             "columns": min(COLUMNS, len(pictures.images)),
             "predicted_classes": pictures.predicted_classes.tolist(),
             "target_labels": pictures.target_labels.tolist(),
-            "confidences": pictures.confidences.round(4).tolist(),
-            "difficulties": pictures.difficulties.round(4).tolist(),
+            "confidences": _rounded(pictures.confidences),
+            "difficulties": _rounded(pictures.difficulties),
             "ages": pictures.ages.tolist(),
             "buffer_ages": pictures.buffer_ages._asdict(),
         }
@@ -110,6 +110,11 @@ def sprite(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     tiles = whole.reshape(rows, columns, -1, height, width).transpose(0, 3, 1, 4, 2)
     grid = tiles.reshape(rows * height, columns * width, -1)
     return grid if channels == 3 else grid[:, :, 0]
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float]:
+    """To digits that are worth storing; single precision itself would be written with sixteen."""
+    return [float(f"{value:.4g}") for value in values]
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

@@ -149,8 +149,12 @@ function evenly(list, most) {
   return Array.from({ length: most }, (_, place) => list[Math.round((place * (list.length - 1)) / (most - 1))]);
 }
 
+// A reader who has scrolled in the table stays there.
 function fillTable(chart) {
-  if (chart.details.open && chart.table) chart.scroll.replaceChildren(table(chart.table));
+  if (!chart.details.open || !chart.table) return;
+  const { scrollTop, scrollLeft } = chart.scroll;
+  chart.scroll.replaceChildren(table(chart.table));
+  chart.scroll.scrollTo(scrollLeft, scrollTop);
 }
 
 function table({ head, rows }) {

@@ -62,8 +62,9 @@ function drawNumbers() {
 
 function drawEnvironment() {
   const target = document.getElementById("environment-tables");
-  if (target.childElementCount > 0 && target.dataset.starts === String(known.starts.length) && !known.result) return;
-  target.dataset.starts = String(known.starts.length);
+  const view = `${known.starts.length} ${known.result === null}`;
+  if (target.dataset.view === view) return; // what a reader has unfolded stays so
+  target.dataset.view = view;
   const recorded = last(known.starts)?.environment ?? {};
   const machine = recorded.machine ?? {};
   const rows = [

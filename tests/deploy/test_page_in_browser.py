@@ -149,8 +149,9 @@ def test_accessibility_has_no_violations(
     report: Path, open_page: Open, size: str, scheme: str
 ) -> None:
     page = open_page(report, size, scheme).page
-    for details in page.locator("details:visible").all():
-        details.locator("summary").click()
+    for chart in ("accuracy", "classes-now"):  # a table of curves and one of bars
+        page.locator(f"#chart-{chart} summary").click()
+    page.locator("#environment summary").first.click()
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
 
