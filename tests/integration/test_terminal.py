@@ -29,7 +29,8 @@ def taken() -> Iterator[int]:
 
 
 def arguments(out: Path, teacher: Path, **settings: object) -> list[str]:
-    budget = {"run.seconds": "null", "run.steps": 150, "teacher.weights": teacher}
+    # So many that the display, which looks once a second, sees them made.
+    budget = {"run.seconds": "null", "run.steps": 800, "teacher.weights": teacher}
     chosen = QUICK | budget | {name.replace("__", "."): v for name, v in settings.items()}
     sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
     return [*sets, "--out", str(out)]
