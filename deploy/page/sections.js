@@ -36,7 +36,7 @@ function makeSections() {
   control.append(make("p", { class: "summary", id: "policy" }), make("div", { class: "scroll card", id: "arms", tabindex: "0", role: "region", "aria-label": "What each arm earned" }), make("p", {}));
   const decisions = grid(control);
   chartIn(decisions, "arms-time", "Arms over time", "Which setting was in force from when on.");
-  chartIn(decisions, "rewards", "Rewards", "What each decision earned per second: the drop of the distance from the teacher on probes.");
+  chartIn(decisions, "rewards", "Rewards", "What each setting earned per second, on probes.");
   chartIn(decisions, "parameters", "Parameters in force", "Those that changed.", { wide: true });
   const timings = grid(section("timings", "Timings"));
   chartIn(timings, "waiting", "Who waited for whom", "Share of their time that each side waited for the other.");
@@ -135,7 +135,7 @@ function drawController() {
     const changes = Object.entries(knownArms[arm] ?? {}).map(([name, value]) => `${name} ${short(value)}`);
     return [arm, changes.join(", ") || "the configuration's values", chosen.length, rewards.length, mean === null ? "not known" : short(mean)];
   });
-  document.getElementById("policy").textContent = `Policy: ${last(known.policies)?.policy ?? "not known"}. ${decisions.length} settings in a row, rewards in nats per second.`;
+  document.getElementById("policy").textContent = `Policy: ${last(known.policies)?.policy ?? "not known"}. ${decisions.length} settings in a row. A reward is ${rewardName()} on probes, per second.`;
   document.getElementById("arms").replaceChildren(table({ head: ["arm", "what it sets", "chosen", "measured", "mean reward"], rows }));
   const used = decisions.map((each) => [each.elapsed, each.arm]);
   draw("arms-time", {
@@ -153,9 +153,14 @@ function drawController() {
   draw("parameters", curves(lines, Object.fromEntries(names.map((name) => [name, points(lines, `params.${name}`)])), { min: 0, each: Object.fromEntries(names.map((name) => [name, { step: "end" }])) }));
 }
 
+// As in buffer/controller/policy.py.
+function rewardName() {
+  return known.run.controller?.kwargs?.reward === "agreement" ? "the gain of agreement" : "ln(KL before / KL after)";
+}
+
 function trendOfRewards(decisions) {
   const good = decisions.filter((each) => each.reward > 0).length;
-  return `${good} of ${decisions.length} settings brought the student closer to the teacher on probes.`;
+  return `${good} of ${decisions.length} settings had a positive one: the student came closer to the teacher.`;
 }
 
 function drawTimings() {
