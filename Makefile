@@ -30,8 +30,11 @@ lint: $(DEV) ## check style, format and the direction of imports
 types: $(DEV) ## check types
 	$(BIN)/mypy
 
-docs: $(DEV) ## write docs/configuration.md from the code
+docs: $(DEV) ## write from the code: docs/configuration.md, dashboards, Kubernetes' rules
 	$(BIN)/python docs/configuration.py > docs/configuration.md
+	$(BIN)/python -m deploy.grafana
+	$(BIN)/python deploy/prometheus/for_kubernetes.py \
+	  > deploy/kubernetes/components/monitoring/rules.yaml
 
 bench: $(DEV) ## measure; figures depend on the machine
 	set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \

@@ -50,8 +50,8 @@ class RunTable(Table):
     nodes_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long to wait for nodes that have what the services need; an autoscaler needs minutes."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
-    """Level of the services' logs, which are in Ray's log files; ``debug`` and ``info`` show them
-    in the terminal too, among Ray's own."""
+    """From which level on the logs of all services are shown, under their names, and kept in Ray's
+    log files; ``debug`` shows Ray's own lines, too."""
 
     @property
     def folder(self) -> Path:

@@ -17,6 +17,7 @@ from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError, Stopped
 from deploy import __version__
 from deploy.config import PAGE_PORT, load, locate, shipped
+from deploy.display import Mode, shown
 from deploy.pipeline import execute
 
 app = typer.Typer(
@@ -36,6 +37,10 @@ ConfigName = Annotated[
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one setting; repeatable."),
+]
+Progress = Annotated[
+    Mode,
+    typer.Option(help="How it is shown; auto: rich on a terminal, else plain lines in a log."),
 ]
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")]
@@ -75,20 +80,21 @@ def run(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with the run whose outputs are in this folder."),
     ] = None,
+    progress: Progress = Mode.AUTO,
     ui: Annotated[bool, typer.Option(help="Show the run page while the run goes on.")] = False,
 ) -> None:
     """Run the whole pipeline; without CONFIG, the digits demo, or the run that goes on."""
     if ui:  # first, so that another port that is set wins
         assignments = [f"monitoring.page_port={PAGE_PORT}", *(assignments or [])]
     if resume is None:
-        _execute(config, assignments, out, seed)
+        _execute(config, assignments, out, seed, progress)
         return
     if out is not None:
         raise ConfigError(f"--out ({out}) and --resume ({resume}): a run goes on where it was")
     written = resume / "config.yaml"
     if config is None and not written.is_file():
         raise ConfigError(f"--resume ({resume}): no config.yaml, no run has begun there")
-    _execute(config or str(written), assignments, resume, seed, resume="yes")
+    _execute(config or str(written), assignments, resume, seed, progress, resume="yes")
 
 
 @app.command()
@@ -223,17 +229,17 @@ def _execute(
     assignments: list[str] | None,
     out: Path | None,
     seed: int | None,
+    progress: Mode,
     resume: Literal["no", "yes", "if unfinished"] = "no",
 ) -> None:
-    try:
-        result, folder = execute(
-            config, assignments or [], console=console, out=out, seed=seed, resume=resume
-        )
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted before anything was started") from None
-    from deploy.report import summary
-
-    console.print(summary(result, folder))
+    with shown(progress) as display:
+        try:
+            result, folder = execute(
+                config, assignments or [], display=display, out=out, seed=seed, resume=resume
+            )
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted before anything was started") from None
+        display.result(result, folder)
 
 
 def _reported(command: Callable[[], object]) -> None:
@@ -253,12 +259,13 @@ def _job(
     assignments: Assignments = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the outputs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=N.")] = None,
+    progress: Progress = Mode.AUTO,
 ) -> None:
     """Run the whole pipeline as a Ray job; goes on if an earlier job of this run did not end."""
     try:
-        _execute(config, assignments, out, seed, resume="if unfinished")
+        _execute(config, assignments, out, seed, progress, resume="if unfinished")
     except Stopped as stopped:  # a job that does what it was told has not failed
-        console.print(Text(str(stopped)), soft_wrap=True)
+        errors.print(Text(str(stopped)), soft_wrap=True)
 
 
 def job() -> None:

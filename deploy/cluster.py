@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
@@ -25,6 +24,7 @@ from deploy.config import PipelineConfig
 from deploy.control import namespace
 from deploy.fitting import Amounts, Several, hosts, room
 from deploy.folder import MARK
+from deploy.logs import forwarded, ray_level
 from deploy.validate import machine_cpus
 
 CHECK_SECONDS = 30.0
@@ -46,12 +46,13 @@ def cluster(config: PipelineConfig, environment: Mapping[str, str]) -> Iterator[
         ConfigError: services on other nodes could not reach a buffer that is private to this one,
             or no node has what a service needs.
     """
-    _connect(cluster_address(config.run), _options(config.run, environment))
-    try:
-        _check_reachable(config)
-        yield
-    finally:
-        ray.shutdown()
+    with forwarded():
+        _connect(cluster_address(config.run), _options(config.run, environment))
+        try:
+            _check_reachable(config)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def cluster_cpus() -> list[float]:
@@ -199,8 +200,8 @@ def _options(run: RunTable, environment: Mapping[str, str]) -> dict[str, Any]:
     return {
         "runtime_env": {"env_vars": dict(environment)},
         "namespace": namespace(run.name),
-        "log_to_driver": run.log_level in ("debug", "info"),
-        "logging_level": getattr(logging, run.log_level.upper()),
+        "log_to_driver": True,
+        "logging_level": ray_level(run.log_level),
     }
 
 

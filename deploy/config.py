@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,7 @@ DEFAULT_CONFIG = CONFIGS / "digits.yaml"
 
 PAGE_PORT = 9466
 Port = Annotated[int, Field(ge=0, le=65535)]
+SinkName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class MonitoringTable(Table):
@@ -35,6 +36,9 @@ class MonitoringTable(Table):
     pictures_seconds: Annotated[float, Field(gt=0)] | None = 30.0
     """How often pictures of the buffer's samples are taken; later in a run whenever it has become
     a thirtieth of itself longer. ``null``: never."""
+    sinks: tuple[SinkName, ...] = ()
+    """Tools for comparing runs that take the same: numbers, histograms, pictures. Each needs the
+    extra of its name."""
     page_port: Port | None = None
     """Of the run page while the run goes on, which ``ssdkd run --ui`` sets to 9466; 0, or one that
     is taken: any that is free. ``null``: it is not served."""

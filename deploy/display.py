@@ -1,45 +1,68 @@
-"""What a run shows while it works: a progress bar on a terminal, a line now and then elsewhere."""
+"""What a run shows while it works, and in the end: on a terminal, in a log, to a program, hardly.
+
+``rich``: a bar and what there is to know, drawn anew every second. ``plain``: a line now and then.
+``json``: an object a line on stdout, logs on stderr. ``quiet``: warnings and errors on stderr, the
+summary on stdout. ``auto`` is ``rich`` on a terminal, else ``plain``.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from buffer.errors import BufferUnavailable
-from buffer.interface import BufferInfo, Replay
-from buffer.progress import StudentProgress
+from buffer.errors import SsdkdError
+from deploy.outlook import State
+from deploy.views import JsonView, PlainView, QuietView, RichView, View
 
 POLL_SECONDS = 1.0
-LINES = 10
-"""Lines over a whole run where there is no terminal."""
 
 
-def describe(info: BufferInfo, progress: StudentProgress | None, minimum: int) -> tuple[float, str]:
-    """How far the run is, in [0, 1], and one line that says what it is doing."""
-    if progress is None or progress.phase == "filling":
-        share = 0.0 if progress is None else progress.elapsed_share
-        return share, f"filling the buffer: {min(info.size, minimum)} of {minimum} samples"
-    line = (
-        f"step {progress.version.step}, KL {progress.kl_mean:.3f}, "
-        f"agreement {100 * progress.agreement:.1f} %, inverted {info.inserted}, "
-        f"drawn {progress.samples_drawn}"
-    )
-    return progress.elapsed_share, line
+class Mode(StrEnum):
+    """How a run is shown; see the module."""
+
+    AUTO = "auto"
+    RICH = "rich"
+    PLAIN = "plain"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+class Output(Console):
+    """A console that falls silent when nobody reads any more; rich's own would end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich."""
+        self.quiet = True
 
 
 class Display:
-    """Shows a run from a background thread; a context manager."""
+    """Shows a run from a background thread while it is entered.
 
-    def __init__(self, replay: Replay, minimum: int, console: Console) -> None:
-        self._replay, self._minimum, self._console = replay, minimum, console
+    Args:
+        view: what it looks like.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._look: Callable[[], State] | None = None
+        self._state = State()
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="display", daemon=True)
 
     def __enter__(self) -> Self:
+        self._view.open()
         self._thread.start()
         return self
 
@@ -51,36 +74,70 @@ class Display:
     ) -> None:
         self._done.set()
         self._thread.join()
+        if isinstance(error, SsdkdError):
+            self._view.failed(str(error))
+        self._view.close()
+
+    @property
+    def logs(self) -> Console:
+        """Where logs go, so that they and the rest do not tear each other."""
+        return self._view.logs
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing below a warning is to be shown."""
+        return self._view.quiet
+
+    def watch(self, look: Callable[[], State]) -> None:
+        """Shows what a run is doing from now on, until :meth:`enter`."""
+        with self._lock:
+            self._look = look
+
+    def enter(self, phase: str) -> None:
+        """Shows that a run is in a phase which nobody looks at more closely."""
+        with self._lock:
+            self._look, self._state = None, self._state.halted(phase)
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Shows a line that stays."""
+        with self._lock:
+            self._view.note(text)
+
+    def result(self, result: Mapping[str, Any], folder: Path) -> None:
+        """Shows what a run came to."""
+        self._done.set()
+        self._thread.join()
+        self._view.result(result, folder)
 
     def _run(self) -> None:
-        if self._console.is_terminal:
-            self._bar()
-        else:
-            self._lines()
-
-    def _poll(self) -> tuple[float, str] | None:
-        try:
-            return describe(self._replay.info(), self._replay.progress(), self._minimum)
-        except BufferUnavailable:
-            return None
-
-    def _bar(self) -> None:
-        columns = (
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-        )
-        with Progress(*columns, console=self._console) as bar:
-            task = bar.add_task("starting", total=1.0)
-            while not self._done.wait(POLL_SECONDS):
-                if (state := self._poll()) is not None:
-                    bar.update(task, completed=state[0], description=state[1])
-
-    def _lines(self) -> None:
-        shown = -1
         while not self._done.wait(POLL_SECONDS):
-            state = self._poll()
-            if state is not None and int(state[0] * LINES) > shown:
-                shown = int(state[0] * LINES)
-                self._console.print(f"{100 * state[0]:3.0f} %  {state[1]}", highlight=False)
+            self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            state = self._state if self._look is None else self._look()
+            self._state = replace(state, elapsed_seconds=time.monotonic() - self._begun)
+            self._view.show(self._state)
+
+
+@contextmanager
+def shown(mode: Mode) -> Iterator[Display]:
+    """The display of a mode on this process' stdout and stderr, entered.
+
+    In the modes ``json`` and ``quiet`` nothing else gets to stdout: what is printed there by
+    whomever goes to stderr.
+    """
+    console, errors = Output(force_terminal=mode is Mode.RICH or None), Output(stderr=True)
+    if mode is Mode.AUTO:
+        fit = console.is_terminal and not console.is_dumb_terminal
+        mode = Mode.RICH if fit else Mode.PLAIN
+    if mode in (Mode.RICH, Mode.PLAIN):
+        with Display(RichView(console) if mode is Mode.RICH else PlainView(console)) as display:
+            yield display
+        return
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):
+        view = JsonView(out, errors) if mode is Mode.JSON else QuietView(Output(file=out), errors)
+        with Display(view) as display:
+            yield display

@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from buffer import logs
 from deploy.web import Page, WebServer
 
 _OF_A_PROCESS = re.compile(r"gauge_live\w+_(\d+)\.db")
@@ -64,9 +65,11 @@ class Exporter:
         folder: see :class:`NodeMetrics`.
         host: to listen on.
         port: see :class:`~deploy.web.WebServer`.
+        level: of its log.
     """
 
-    def __init__(self, folder: str, host: str, port: int) -> None:
+    def __init__(self, folder: str, host: str, port: int, level: str) -> None:
+        logs.configure(level, "exporter")
         self._folder = Path(folder)
         self._server = WebServer(NodeMetrics(self._folder).page, host=host, port=port)
 
@@ -80,12 +83,12 @@ class Exporter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start(node: str, folder: str, host: str, port: int) -> Any:
+def start(node: str, folder: str, host: str, port: int, level: str) -> Any:
     """The actor of a node, by Ray's name for it; it goes on when its process dies."""
     return (
         ray.remote(num_cpus=0, max_restarts=-1)(Exporter)
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        .remote(folder, host, port)
+        .remote(folder, host, port, level)
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -82,7 +82,7 @@ class LivePage:
 
 
 @contextmanager
-def shown(table: MonitoringTable, out: Path, console: Console) -> Iterator[None]:
+def shown(table: MonitoringTable, out: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Shows the page of this process' run while it goes on, if ``monitoring.page_port`` is set."""
     with ExitStack() as stack:
         if table.page_port is not None:
@@ -93,7 +93,7 @@ def shown(table: MonitoringTable, out: Path, console: Console) -> Iterator[None]
                 logger.warning("monitoring.page_host (%s): no run page is shown: %s", host, error)
             else:
                 stack.enter_context(page)
-                console.print(f"run page: {page.address}", highlight=False, soft_wrap=True)
+                note(f"run page: {page.address}")
         yield
 
 

@@ -65,6 +65,7 @@ class Monitoring:
         environment: Mapping[str, str],
     ) -> None:
         self._table, self._run = config.monitoring, config.run.name
+        self._level = config.run.log_level
         self._folder = environment.get(FOLDER, "")
         # What is private to this machine is not shown to others.
         self._private = cluster_address(config.run) is None
@@ -78,7 +79,6 @@ class Monitoring:
     def __enter__(self) -> Self:
         if self._table.port is not None:
             self._server = WebServer(self._page, host=self._host, port=self._table.port)
-            logger.info("metrics: %s", self.address)
         return self
 
     def __exit__(
@@ -115,7 +115,8 @@ class Monitoring:
         self._exporters = {node: e for node, e in self._exporters.items() if node in nodes}
         for node, address in nodes.items():
             if node not in self._exporters:
-                actor = exporter.start(node, self._folder, self._host, self._table.node_port)
+                port = self._table.node_port
+                actor = exporter.start(node, self._folder, self._host, port, self._level)
                 reached = self._host if self._private else address
                 self._exporters[node] = _Exporter(actor, reached)
             self._exporters[node].ask()

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from buffer.controller.service import end as end_controller
 from buffer.controller.service import start as start_controller
 from buffer.errors import BufferUnavailable, Interrupted, SsdkdError, Stopped
 from buffer.interface import Replay
 from buffer.lease import RunLease
-from deploy import report
+from buffer.logs import brief
+from deploy import report, trackers
 from deploy.cluster import await_nodes, cluster_cpus
 from deploy.config import PipelineConfig
 from deploy.control import Control, Order, progress_of
@@ -24,9 +23,11 @@ from deploy.ending import Outcome
 from deploy.fitting import Several
 from deploy.interrupt import Interrupt
 from deploy.monitoring import Monitoring
+from deploy.outlook import Outlook
 from deploy.placement import Places, Reservation
+from deploy.rates import Seconds
 from deploy.recorder import Recorder
-from deploy.scaling import Autoscaler, Seconds
+from deploy.scaling import Autoscaler
 from deploy.supervisor import Supervisor
 from deploy.timeline import Timeline, recorded_seconds
 from deploy.validate import cpu_shares
@@ -104,7 +105,7 @@ class Operation:
             self._supervisor,
             outcome.all_totals,
             out,
-            [Timeline(out, report.environment)],
+            [Timeline(out, report.environment), *trackers.sinks(config, out)],
             elapsed_seconds=recorded_seconds(out) if resumes else replay.info().seconds,
         )
         self._reservation = Reservation(config.run.name, places)
@@ -113,7 +114,7 @@ class Operation:
             self._autoscaler = Autoscaler(table.min_actors or 1, table.max_actors)
         self._exchanged, self._stop_ordered = 0.0, False
 
-    def run(self, interrupt: Interrupt, lease: RunLease, console: Console) -> None:
+    def run(self, interrupt: Interrupt, lease: RunLease, display: Display) -> None:
         """Starts the services, waits for the student, stops the services."""
         config = self._config
         controller = (
@@ -124,10 +125,10 @@ class Operation:
         try:
             self._supervisor.start()
             self._reserve()
-            display = Display(self._replay, config.buffer.minimum, console)
-            with self._monitoring, self._recorder, display:
+            display.watch(Outlook(self._replay, self._supervisor, config.buffer.minimum).look)
+            with self._monitoring, self._recorder:
                 if self._monitoring.address is not None:
-                    console.print(f"metrics: {self._monitoring.address}/metrics", highlight=False)
+                    display.note(f"metrics: {self._monitoring.address}/metrics")
                 training = Background(self._train, end=lambda: end_early(self._out))
                 watch = Watch(self._out / JOURNAL, config.distiller.max_waiting_seconds)
                 while not training.done(LOOK_SECONDS):
@@ -140,6 +141,7 @@ class Operation:
                         raise
                 self._outcome.metrics = training.result()
         finally:
+            display.enter("ending")
             self._supervisor.stop()
             self._reservation.end()
             if controller is not None:
@@ -165,7 +167,7 @@ class Operation:
                 "the buffer; what there was by then is saved"
             )
         if (failure := self._supervisor.failure()) is not None:
-            raise SsdkdError(f"no synthesizer can be kept running: {failure}")
+            raise SsdkdError(f"no synthesizer can be kept running: {brief(failure)}") from failure
 
     def _exchange(self) -> None:
         """Says how things are, and does what was ordered."""

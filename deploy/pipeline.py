@@ -6,19 +6,17 @@ the same. Ray and torch are imported only when the configuration has been parsed
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.logging import RichHandler
-
 from buffer.config import IMPORT_STRING
 from buffer.errors import ConfigError
+from deploy import logs
 from deploy.auth import lock_private_cluster
 from deploy.config import PipelineConfig, load, locate
 
 if TYPE_CHECKING:
+    from deploy.display import Display
     from deploy.resume import State
 
 
@@ -26,7 +24,7 @@ def execute(
     config: str | None,
     assignments: list[str],
     *,
-    console: Console,
+    display: Display,
     out: Path | None = None,
     seed: int | None = None,
     resume: Literal["no", "yes", "if unfinished"] = "no",
@@ -36,7 +34,7 @@ def execute(
     Args:
         config: a file, a shipped configuration's name, or ``None`` for the demo.
         assignments: ``table.key=value`` overrides.
-        console: where progress is shown.
+        display: shows how far it is, and the logs.
         out: folder of the outputs; default: the configuration's.
         seed: short for the override of ``run.seed``.
         resume: whether to go on from what an earlier pipeline of the run left in the folder.
@@ -50,11 +48,7 @@ def execute(
     """
     seeded = assignments if seed is None else [*assignments, f"run.seed={seed}"]
     tables = load(locate(config), seeded)
-    logging.basicConfig(
-        level=tables.run.log_level.upper(),
-        format="%(message)s",
-        handlers=[RichHandler(console=console, show_path=False)],
-    )
+    logs.configure("warning" if display.quiet else tables.run.log_level, display.logs)
     folder = (out or tables.run.folder).resolve()
     lock_private_cluster(tables.run)
     from buffer.config import absolute_paths
@@ -70,10 +64,10 @@ def execute(
         earlier = _earlier(folder, tables.run.name, resume)
         if earlier is not None:
             tables = as_before(tables, folder)
-        with console.status("preparing the teacher"):
-            tables = with_teacher(tables, folder)
-        with shown(tables.monitoring, folder, console):
-            result = services.run(tables, folder, console, earlier=earlier, waits=resume != "no")
+        display.enter("preparing the teacher")
+        tables = with_teacher(tables, folder)
+        with shown(tables.monitoring, folder, display.note):
+            result = services.run(tables, folder, display, earlier=earlier, waits=resume != "no")
         return result, folder
 
 

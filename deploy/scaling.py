@@ -9,23 +9,11 @@ the bounds ends all this for the run.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from deploy.rates import Seconds, starved, waiting_share
 
 WINDOW_SECONDS = 15.0
 PAUSE_SECONDS = 30.0
-STARVED = 0.15
-"""From this share of waiting on, a side is short of the other's work."""
-LONGER = 3.0
-"""So many times as long as the other side it waits: both wait a little, were it only for the
-network and for a processor."""
 AGREEING_WINDOWS = 2
-
-
-class Seconds(NamedTuple):
-    """Work and waiting of one side so far, summed over its processes."""
-
-    busy: float
-    waiting: float
 
 
 class Autoscaler:
@@ -72,7 +60,9 @@ class Autoscaler:
         if now - begun < WINDOW_SECONDS:
             return present
         self._window = (now, synthesizers, distillers)
-        direction = _direction(present, _share(then, synthesizers), _share(before, distillers))
+        direction = _direction(
+            present, waiting_share(then, synthesizers), waiting_share(before, distillers)
+        )
         self._agreed = self._agreed + 1 if direction == self._direction else 1
         self._direction = direction
         if direction > 0 and not complete:
@@ -84,18 +74,9 @@ class Autoscaler:
         return changed
 
 
-def _share(before: Seconds, after: Seconds) -> float | None:
-    """The share of waiting between two totals; ``None`` if nothing was done, or one left."""
-    busy, waiting = after.busy - before.busy, after.waiting - before.waiting
-    return waiting / (busy + waiting) if busy >= 0 and waiting >= 0 and busy + waiting > 0 else None
-
-
 def _direction(present: int, synthesizers: float | None, distillers: float | None) -> int:
     """1 for more synthesizers, -1 for fewer if those can do the work, 0 for as many."""
-    if synthesizers is None or distillers is None:
-        return 0
-    if distillers >= max(STARVED, LONGER * synthesizers):
-        return 1
-    if synthesizers >= max(STARVED, LONGER * distillers, 1 / present):
-        return -1
-    return 0
+    side = starved(synthesizers, distillers)
+    if side == "synthesizers":
+        return -1 if (synthesizers or 0.0) >= 1 / present else 0
+    return 1 if side == "distillers" else 0

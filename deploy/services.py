@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from buffer.addresses import redis_url
 from buffer.connect import connect
 from buffer.errors import (
@@ -21,6 +19,7 @@ from buffer.server import RedisServer
 from deploy import report, resume
 from deploy.cluster import check_nodes, cluster, unreachable
 from deploy.config import PipelineConfig
+from deploy.display import Display
 from deploy.ending import Outcome, save
 from deploy.interrupt import Interrupt
 from deploy.monitoring import variables
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 def run(
     config: PipelineConfig,
     out: Path,
-    console: Console,
+    display: Display,
     *,
     earlier: State | None = None,
     waits: bool = False,
@@ -50,7 +49,7 @@ def run(
     Args:
         config: validated, with absolute file names and a teacher that exists.
         out: folder of the outputs.
-        console: where progress is shown.
+        display: shows how far it is.
         earlier: the state of the run's last pipeline, if this one goes on from it.
         waits: whether the run's last pipeline may have died just now, and still hold its name.
 
@@ -73,6 +72,7 @@ def run(
         replay = _open(config, url, resumes=resumes)
         stack.callback(replay.close)
         environment = variables(config)
+        display.enter("starting")
         stack.enter_context(cluster(config, environment))
         interrupt.listen()
         check_nodes(config, url, out)
@@ -94,14 +94,16 @@ def run(
         )
         with keeper:
             try:
-                operation.run(interrupt, lease, console)
+                operation.run(interrupt, lease, display)
             except BaseException as error:
                 outcome.error = error
+                display.enter("saving")
                 try:
                     save(config, replay, outcome, out)
                 except Exception:  # what ended the run is what the user has to know first
                     logger.exception("what the run made by then could not be saved")
                 raise
+            display.enter("saving")
             result = save(config, replay, outcome, out)
             keeper.finish()
             return result

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import ray
 
 from buffer.errors import BufferUnavailable
+from buffer.logs import brief
 from deploy.seat import Seat
 
 logger = logging.getLogger(__name__)
@@ -269,11 +270,13 @@ class Supervisor:
         seat.actor = seat.run = None
         if seat.deaths > MAX_DEATHS:
             seat.quarantine = reason
-            logger.error("synthesizer %d is in quarantine, it died again: %s", number, reason)
+            why = brief(reason)
+            logger.error("synthesizer %d is in quarantine, it died again: %s", number, why)
             return
         pause = min(FIRST_PAUSE_SECONDS * 2 ** max(0, seat.deaths - 1), LONGEST_PAUSE_SECONDS)
         seat.restart_at = time.monotonic() + pause
-        logger.warning("synthesizer %d died, starting it again in %g s: %s", number, pause, reason)
+        why = brief(reason)
+        logger.warning("synthesizer %d died, starting it again in %g s: %s", number, pause, why)
 
     def _refresh_statuses(self) -> None:
         """Asks all actors at once. A busy, dying or dead one says nothing: its last words stand."""

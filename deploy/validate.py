@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -45,8 +46,20 @@ def validate(config: PipelineConfig) -> None:
     validate_synthesizer(config, teacher)
     validate_distiller(config)
     validate_controller(config)
+    _check_sinks(config)
     if cluster_address(config.run) is None:
         _fits_this_machine(config)
+
+
+def _check_sinks(config: PipelineConfig) -> None:
+    packages = {"tensorboard": "tensorboardX"}
+    for name in config.monitoring.sinks:
+        package = packages.get(name, name)
+        if find_spec(package) is None:
+            raise ConfigError(
+                f"monitoring.sinks ({name}): the package {package} is not installed, nothing would "
+                f"be recorded there; pip install 'ssdkd[{name}]'"
+            )
 
 
 def with_teacher(config: PipelineConfig, out: Path) -> PipelineConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import signal
 import sys
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from buffer import logs
 from buffer.addresses import needed_cluster_address, needed_redis_url
 from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = absolute_paths(config)
         url = needed_redis_url(config.buffer, "distiller")
         address = needed_cluster_address(config.run, "distiller")
-        logging.basicConfig(level=config.run.log_level.upper())
+        logs.configure(config.run.log_level, "distiller")
         metrics = _run(config, url, address, resume=options.resume)
     except KeyboardInterrupt:
         print("distiller: interrupted before the training began", file=sys.stderr)

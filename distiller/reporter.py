@@ -145,14 +145,19 @@ class Reporter:
         scores: dict[str, float | None] = dict.fromkeys(
             ("teacher_accuracy", "student_accuracy", "agreement", "loyalty")
         )
+        progress = self._progress(finished=True)
         if self._test is not None:
+            with _tolerance("that the test data is looked at was not published"):
+                self._replay.publish_progress(progress.model_copy(update={"phase": "distilling"}))
             with self._budget.excluded():
                 compared = self._test.compare(
                     self._pair.teacher, self._pair.student, device=self._device
                 )
             scores.update(compared)
             self._add_to_curve(compared["student_accuracy"])
-        progress = self._progress(finished=True)
+        # The means are of the training's last interval, whatever was measured since.
+        seconds = self._tally.evaluation_seconds
+        progress = progress.model_copy(update={"evaluation_seconds": seconds})
         self._insist(progress)
         self._write(progress)
         return {**scores, **self._tally.as_metrics()}

@@ -14,6 +14,7 @@ import ray.train.torch
 import torch
 from prometheus_client import CollectorRegistry
 
+from buffer import logs
 from buffer.connect import connect
 from buffer.errors import SsdkdError
 from buffer.interface import Replay
@@ -25,6 +26,8 @@ from distiller.metrics import DistillerMetrics
 from distiller.ranks import Ranks
 from distiller.tally import Origin
 from distiller.trainer import NETWORKS, Trainer
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "metrics.jsonl"
 ENDING = "stop"
@@ -63,7 +66,9 @@ def train_loop(plain: dict[str, Any], *, url: str) -> SsdkdError | None:
     settings = cast(Settings, plain)
     torch.set_num_threads(settings["threads"])
     config = DistillerFile.model_validate(settings["config"])
-    logging.basicConfig(level=config.run.log_level.upper())
+    logging.getLogger().handlers.clear()  # Ray Train has put its own there
+    rank = ray.train.get_context().get_world_rank()
+    logs.configure(config.run.log_level, f"distiller-{rank}")
     registry = process_registry()
     observer = ClientMetrics(registry)
     try:
@@ -103,6 +108,8 @@ def _train(
 
     torch.manual_seed(trainer.seed(NETWORKS))
     resume(trainer)
+    if attempt > 1 and ranks.leads:
+        logger.warning("attempt %d of the training goes on at step %d", attempt, trainer.tally.step)
     with trainer:
         try:
             metrics = trainer.run(save=lambda: save(trainer.tally.as_metrics()))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from buffer import logs
 from buffer.addresses import needed_cluster_address, needed_redis_url
 from buffer.config import IMPORT_STRING, absolute_paths
 from buffer.errors import ConfigError, SsdkdError
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = with_files(parse(SynthesizerFile, raw))
         url = needed_redis_url(config.buffer, "synthesizer")
         address = needed_cluster_address(config.run, "synthesizer")
-        logging.basicConfig(level=config.run.log_level.upper())
+        logs.configure(config.run.log_level, "synthesizer")
         _run(config, url, address, resume=options.resume)
     except SsdkdError as error:
         print(error, file=sys.stderr)

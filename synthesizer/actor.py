@@ -169,7 +169,7 @@ class Synthesizer:
         self._tally.worked(now - self._prepared_until)
         self._prepared_until = now
         self._tally.prepared(share)
-        logger.info("%s: prepared to %.0f %%", self.status().producer, 100.0 * share)
+        logger.info("prepared to %.0f %%", 100.0 * share)
         self._checkpoint.save_when_due(self._inverter.state_dict)
 
     def _permitted(self) -> bool:
@@ -188,7 +188,7 @@ class Synthesizer:
         try:
             self._replay.release_permit(producer=self.status().producer)
         except BufferUnavailable:
-            logger.warning("%s: a permit was not given back, it lapses", self.status().producer)
+            logger.warning("a permit was not given back, it lapses")
 
     def _refresh(self) -> None:
         """Brings the context up to date with the buffer."""
@@ -246,9 +246,9 @@ class Synthesizer:
                 continue
             if result.duplicate:
                 logger.warning(
-                    "%s: insert %d was answered as a repeated one, its %d samples are not counted: "
+                    "insert %d was answered as a repeated one, its %d samples are not counted: "
                     "an earlier delivery arrived, or another process inserts under this name",
-                    *(producer, sequence, len(made.samples)),
+                    *(sequence, len(made.samples)),
                 )
             return result
 

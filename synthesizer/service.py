@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from buffer import logs
 from buffer.errors import BufferUnavailable
 from buffer.parsing import parse
 from synthesizer.config import SynthesizerFile
@@ -42,7 +42,7 @@ class SynthesizerService:
         self, config: str, *, url: str, index: int, threads: int, checkpoint: str | None = None
     ) -> None:
         self._tables = parse(SynthesizerFile, json.loads(config))
-        logging.basicConfig(level=self._tables.run.log_level.upper())
+        logs.configure(self._tables.run.log_level, f"synthesizer-{index}")
         self._url, self._index, self._threads = url, index, threads
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._stopping = threading.Event()

@@ -7,7 +7,6 @@ a loop that mostly sleeps needs no cluster of its own.
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from buffer import logs
 from buffer.addresses import cluster_address, needed_redis_url
 from buffer.controller.config import ControllerFile
 from buffer.errors import ConfigError, SsdkdError
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.controller.policy == "off":
             raise ConfigError("controller.policy (off): there is nothing to run")
         url = needed_redis_url(config.buffer, "controller")
-        logging.basicConfig(level=config.run.log_level.upper())
+        logs.configure(config.run.log_level, "controller")
         _run(config, url)
     except SsdkdError as error:
         print(f"controller: {error}", file=sys.stderr)

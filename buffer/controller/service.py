@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from buffer import logs
 from buffer.connect import connect
 from buffer.controller.actor import Controller
 from buffer.controller.arms import choose
@@ -40,7 +41,7 @@ class ControllerService:
 
     def __init__(self, config: str, *, url: str, journal: str) -> None:
         tables = parse(ControllerFile, json.loads(config))
-        logging.basicConfig(level=tables.run.log_level.upper())
+        logs.configure(tables.run.log_level, "controller")
         registry = process_registry()
         observer = ClientMetrics(registry)
         self._controller = Controller(
@@ -117,7 +118,9 @@ def end(actor: Any, run: Any) -> str | None:
         logger.info("the controller was busy for too long, its decision is not waited for")
     except ray.exceptions.RayError as error:
         failure = str(error)
-        logger.error("the controller failed, the last parameters stayed in force: %s", error)
+        logger.error(
+            "the controller failed, the last parameters stayed in force: %s", logs.brief(error)
+        )
     ray.kill(actor)
     return failure
 

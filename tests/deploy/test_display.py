@@ -1,57 +1,89 @@
+"""A display at work, on the streams of a process."""
+
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
-from buffer.config import BufferTable
-from buffer.memory import InMemoryReplayBuffer
-from buffer.progress import StudentProgress
-from buffer.version import Version
+from buffer.errors import SsdkdError
 from deploy import display
-from deploy.display import Display, describe
+from deploy.display import Display
+from deploy.outlook import State
+from deploy.views import JsonView, PlainView
 
 
-@pytest.fixture
-def replay() -> InMemoryReplayBuffer:
-    return InMemoryReplayBuffer(BufferTable(capacity=50, probe_capacity=0), seed=0)
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "nothing was shown"
+        time.sleep(0.01)
 
 
-def test_before_the_first_batch_the_filling_is_shown(replay: InMemoryReplayBuffer) -> None:
-    assert describe(replay.info(), None, 50) == (0.0, "filling the buffer: 0 of 50 samples")
-
-
-def test_while_distilling_step_and_agreement_are_shown(replay: InMemoryReplayBuffer) -> None:
-    progress = StudentProgress(
-        version=Version(1, 12), phase="distilling", elapsed_share=0.5, agreement=0.25
-    )
-    share, line = describe(replay.info(), progress, 50)
-    assert share == 0.5
-    assert "step 12" in line
-    assert "agreement 25.0 %" in line
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_run_is_shown_on_terminals_and_elsewhere(
-    replay: InMemoryReplayBuffer, terminal: bool, monkeypatch: pytest.MonkeyPatch
+def test_what_is_looked_at_is_shown_until_another_phase_begins(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(display, "POLL_SECONDS", 0.01)
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=terminal, width=120)
-    with Display(replay, 50, console):
-        deadline = time.monotonic() + 10
-        while "filling the buffer" not in stream.getvalue():
-            assert time.monotonic() < deadline, "nothing was shown"
-            time.sleep(0.01)
+    looks = iter(range(1_000_000))
+    with Display(PlainView(Console(file=stream, width=80))) as shown:
+        shown.enter("starting")
+        shown.watch(lambda: State(phase="distilling", elapsed_share=next(looks) / 1000))
+        until(lambda: "distilling" in stream.getvalue())
+        shown.enter("saving")
+        looked = next(looks)
+        time.sleep(0.1)
+        assert next(looks) == looked + 1, "it goes on looking"
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "  0 %  starting"
+    assert lines[-1].endswith("saving")
 
 
-def test_lines_come_only_with_progress(
-    replay: InMemoryReplayBuffer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(display, "POLL_SECONDS", 0.005)
-    stream = io.StringIO()
-    with Display(replay, 50, Console(file=stream, width=120)):
-        time.sleep(0.3)
-    assert stream.getvalue().count("\n") == 1
+def test_why_a_run_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    view = JsonView(out, Console(file=io.StringIO()))
+    with pytest.raises(SsdkdError), Display(view):
+        raise SsdkdError("no room")
+    assert json.loads(out.getvalue().splitlines()[-1]) == {"event": "error", "error": "no room"}
+
+
+@pytest.mark.parametrize("mode", ["json", "quiet"])
+def test_what_anybody_prints_stays_out_of_what_a_program_reads(mode: str) -> None:
+    program = (
+        "import logging; from deploy import logs; from deploy.display import Mode, shown\n"
+        f"with shown(Mode('{mode}')) as display:\n"
+        "    logs.configure('warning', display.logs)\n"
+        "    print('noise'); logging.getLogger('deploy').warning('hear'); display.enter('saving')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "noise" in done.stderr
+    assert "WARNING pipeline: hear" in done.stderr
+    phases = [json.loads(line)["phase"] for line in done.stdout.splitlines()]
+    assert phases == (["saving"] if mode == "json" else [])
+
+
+@pytest.mark.parametrize("mode", ["json", "plain", "rich"])
+def test_a_run_goes_on_when_nobody_reads_any_more(mode: str) -> None:
+    program = (
+        "import sys; from deploy.display import Mode, shown\n"
+        f"with shown(Mode('{mode}')) as display:\n"
+        "    for phase in ('starting', 'ending', 'saving'):\n"
+        "        display.enter(phase); display.note('x')\n"
+        "print('the end', file=sys.stderr)"
+    )
+    unread, written = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=written, stderr=subprocess.PIPE, text=True
+    )
+    os.close(written)
+    assert "the end" in done.stderr
+    assert "Traceback" not in done.stderr

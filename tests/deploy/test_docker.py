@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from deploy import __version__
+from deploy.config import MonitoringTable
 from tests.deploy.manifests import DEPLOY, ROOT, dockerfile_arguments
 
 DOCKER = DEPLOY / "docker"
@@ -131,7 +133,15 @@ def test_files_that_are_mounted_are_there() -> None:
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            assert source in COMPOSE["volumes"] or (DOCKER / source).is_dir()
-    targets = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
-    (job,) = targets["scrape_configs"]
-    assert set(job["dns_sd_configs"][0]["names"]) == set(RAY)
+            assert source in COMPOSE["volumes"] or (DOCKER / source).exists()
+
+
+def test_prometheus_finds_the_run_and_the_nodes_by_the_names_they_have() -> None:
+    jobs = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
+    found = {job["job_name"]: job for job in jobs}
+    assert set(found["ray"]["dns_sd_configs"][0]["names"]) == set(RAY)
+    (source,) = found["ssdkd"]["http_sd_configs"]
+    where = urlsplit(source["url"])
+    assert where.hostname == "head"
+    assert where.port == MonitoringTable().port
+    assert set(SERVICES["head"]["networks"]) & set(SERVICES["prometheus"]["networks"])

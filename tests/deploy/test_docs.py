@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from deploy.jobs import RUN
+from deploy.outlook import State
 from tests.deploy.manifests import OVERLAYS, ROOT
 
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 CLUSTER = (ROOT / "docs" / "cluster.md").read_text()
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", SECURITY)))
 PATH = r"`((?:deploy|buffer|distiller|synthesizer|docs|tests)/[\w./-]+)`"
 
@@ -24,7 +27,9 @@ def test_every_promise_names_a_test_that_exists(test: str) -> None:
     assert f"def {name}(" in (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize("page", [SECURITY, CLUSTER], ids=["security", "cluster"])
+@pytest.mark.parametrize(
+    "page", [SECURITY, CLUSTER, MONITORING], ids=["security", "cluster", "monitoring"]
+)
 def test_every_file_that_is_named_exists(page: str) -> None:
     named = set(re.findall(PATH, page))
     named |= set(re.findall(r"(?<= )(deploy/[\w./-]+)", page)) - {"deploy/kubernetes/base/secrets"}
@@ -36,7 +41,7 @@ def test_every_file_that_is_named_exists(page: str) -> None:
 
 def test_every_overlay_and_link_is_told_of_and_leads_somewhere() -> None:
     assert all(f"`{overlay}`" in CLUSTER for overlay in OVERLAYS)
-    for page in (SECURITY, CLUSTER):
+    for page in (SECURITY, CLUSTER, MONITORING):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page):
             assert (Path(ROOT / "docs") / target).exists()
 
@@ -73,3 +78,11 @@ def test_every_error_that_is_explained_is_one_that_can_come() -> None:
     for message in ours:
         pattern = ".*".join(re.escape(part) for part in message.split("..."))
         assert re.search(pattern, strings), message
+
+
+def test_every_field_of_a_line_of_json_is_explained() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    table = page.partition("The fields of `progress`")[2].partition("\n```")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.M)
+    explained = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert explained == [field.name for field in fields(State)]

@@ -11,12 +11,16 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
+from cloudcoil.models.prometheus_operator.v1alpha1 import ScrapeConfig
 
 from deploy import __version__
 from deploy.config import load
 from deploy.jobs import RUN
+from tests.deploy.dashboards import FOLDER
 from tests.deploy.manifests import (
     COMPONENTS,
+    DEPLOY,
     KUBERNETES,
     OVERLAYS,
     SHARED,
@@ -34,12 +38,19 @@ from tests.deploy.manifests import (
 
 KUBERNETES_VERSION = "1.30"
 SCHEMAS = SHARED / "schemas"
-OF_OTHERS = {"ray.io/v1", "monitoring.coreos.com/v1"}
+OF_OTHERS = {"ray.io/v1", "monitoring.coreos.com/v1", "monitoring.coreos.com/v1alpha1"}
 """API groups that Kubernetes itself has no schema of."""
 RUNS = sorted(KUBERNETES.glob("overlays/*/job/run.yaml"))
 SOURCES = sources()
 
 
+MONITORING: dict[str, Any] = {
+    each.__name__: each for each in (PodMonitor, PrometheusRule, ScrapeConfig)
+}
+
+each_monitoring = pytest.mark.parametrize(
+    "document", [d for d in SOURCES if d["kind"] in MONITORING], ids=lambda d: d["kind"]
+)
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 needs_kustomize = pytest.mark.skipif(
     kustomize() is None, reason="neither kustomize nor kubectl is installed"
@@ -56,6 +67,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Documen
     for overlay in OVERLAYS:
         tree = tmp_path_factory.mktemp("tree") / "kubernetes"
         shutil.copytree(KUBERNETES, tree, ignore=shutil.ignore_patterns("secrets"))
+        shutil.copytree(FOLDER, tree.parent / FOLDER.relative_to(DEPLOY))
         make_secrets(tree / "base" / "secrets")
         command = kustomize()
         assert command is not None
@@ -107,13 +119,20 @@ def test_a_misspelt_field_is_noticed() -> None:
         check_ray(wrong)
 
 
+@each_monitoring
+def test_monitoring_resources_are_what_prometheus_operator_takes(document: Document) -> None:
+    model = MONITORING[document["kind"]]
+    read = model.model_validate(document).model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert read == document, "a field that it does not know is dropped"
+
+
 @needs_kustomize
 @each_overlay
 def test_rendered_resources_are_what_kubernetes_takes(
     rendered: dict[str, list[Document]], overlay: str
 ) -> None:
     kinds = {document["kind"] for document in rendered[overlay]}
-    assert kinds >= {"Secret", "StatefulSet", "NetworkPolicy", "PodMonitor", "Namespace"}
+    assert kinds >= {"Secret", "StatefulSet", "NetworkPolicy", "Namespace", *MONITORING}
     for document in rendered[overlay]:
         check(document)
         assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "ssdkd"
@@ -178,12 +197,29 @@ def test_what_is_mounted_or_read_exists(rendered: dict[str, list[Document]], ove
 
 
 @needs_kustomize
+@each_overlay
+def test_every_dashboard_is_where_grafana_s_sidecar_finds_it(
+    rendered: dict[str, list[Document]], overlay: str
+) -> None:
+    maps = [
+        each
+        for each in rendered[overlay]
+        if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+    ]
+    assert {each["kind"] for each in maps} == {"ConfigMap"}
+    files = {name: text for each in maps for name, text in each["data"].items()}
+    assert files == {path.name: path.read_text() for path in FOLDER.glob("*.json")}
+    # What `kubectl apply` writes of a resource into an annotation of it must stay below 256 KiB.
+    assert all(len(json.dumps(each)) < 200_000 for each in maps)
+
+
+@needs_kustomize
 @pytest.mark.parametrize("overlay", [each for each in OVERLAYS if each.endswith("job")])
 def test_the_job_reads_the_configuration_that_is_mounted(
     rendered: dict[str, list[Document]], overlay: str
 ) -> None:
     (job,) = (each for each in rendered[overlay] if each["kind"] == "RayJob")
-    (config,) = (each for each in rendered[overlay] if each["kind"] == "ConfigMap")
+    (config,) = (each for each in rendered[overlay] if each["metadata"]["name"] == "run")
     assert config["data"].keys() == {"run.yaml"}
     (head,) = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
     (mount,) = (each for each in head["volumeMounts"] if each["name"] == config["metadata"]["name"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import yaml
 
 from deploy import __version__
+from deploy.config import MonitoringTable
+from deploy.prometheus.for_kubernetes import resource
 from tests.deploy.manifests import (
     COMPONENTS,
     KUBERNETES,
@@ -154,6 +157,46 @@ def test_the_monitor_scrapes_a_port_that_every_ray_pod_has() -> None:
         assert monitor["selector"]["matchLabels"].items() <= labels.items()
         ports = {each["name"] for each in template["spec"]["containers"][0]["ports"]}
         assert endpoint["port"] in ports
+
+
+def test_prometheus_is_let_to_every_port_with_metrics_and_to_no_other() -> None:
+    (policy,) = (each for each in SOURCES if each["metadata"]["name"] == "metrics-from-prometheus")
+    (cluster,) = (each for each in SOURCES if each["kind"] == "RayCluster")
+    head, worker = (
+        {port["name"]: port["containerPort"] for port in each["spec"]["containers"][0]["ports"]}
+        for each in pod_templates(cluster)
+    )
+    table = MonitoringTable()
+    assert head["pipeline"] == table.port
+    assert head["exporter"] == worker["exporter"] == table.node_port
+    (rule,) = policy["spec"]["ingress"]
+    allowed = {port["port"] for port in rule["ports"]}
+    assert allowed == {head["metrics"], head["pipeline"], head["exporter"]}
+
+
+def test_the_pipeline_is_found_by_a_name_that_stays() -> None:
+    (service,) = (
+        each
+        for each in SOURCES
+        if each["kind"] == "Service" and each["metadata"]["name"] == "pipeline"
+    )
+    (scrape,) = (each for each in SOURCES if each["kind"] == "ScrapeConfig")
+    (discovery,) = scrape["spec"]["httpSDConfigs"]
+    where = urlsplit(discovery["url"])
+    assert where.hostname == f"pipeline.{service['metadata']['namespace']}.svc"
+    assert where.path == "/targets"
+    (port,) = service["spec"]["ports"]
+    assert where.port == port["port"] == MonitoringTable().port
+    (cluster,) = (each for each in SOURCES if each["kind"] == "RayCluster")
+    head = next(pod_templates(cluster))
+    labels = head["metadata"]["labels"] | {"ray.io/node-type": "head"}
+    assert service["spec"]["selector"].items() <= labels.items()
+    assert port["targetPort"] in {each["name"] for each in head["spec"]["containers"][0]["ports"]}
+
+
+def test_kubernetes_has_the_rules_that_prometheus_has() -> None:
+    committed = KUBERNETES / "components" / "monitoring" / "rules.yaml"
+    assert committed.read_text() == resource(), "run `make docs` and commit the result"
 
 
 def test_every_component_is_offered_by_every_overlay() -> None:

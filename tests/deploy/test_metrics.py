@@ -22,6 +22,7 @@ from buffer.version import NEVER, Version
 from deploy.exporter import NodeMetrics, exposition
 from deploy.metrics import SupervisorCollector
 from deploy.supervisor import Supervisor
+from tests.deploy.manifests import ROOT
 
 SERVICES = """
 import numpy as np
@@ -180,3 +181,22 @@ def test_what_may_still_happen_is_counted_from_zero(node: str) -> None:
 
 def test_an_accuracy_that_was_never_measured_is_not_shown(node: str) -> None:
     assert value_in(node)("distiller_accuracy_ratio") is None
+
+
+def test_every_metric_is_in_the_table_of_the_documentation(node: str, pipeline: str) -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    table = set(re.findall(r"^\| `ssdkd_.*\|$", text, re.M))
+    assert table == {row for page in (node, pipeline) for row in rows(page)}
+
+
+def rows(page: str) -> Iterator[str]:
+    """A line of the documentation's table for each metric of a page."""
+    labels: dict[str, set[str]] = {}
+    for family in families(page):
+        for sample in family.samples:
+            name = re.sub("_(bucket|sum|count)$", "", sample.name)
+            labels.setdefault(name, set()).update(sample.labels.keys() - {"le"})
+    meanings = dict(re.findall(r"^# HELP (\w+) (.*)$", page, re.M))
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", page, re.M):
+        of = ", ".join(f"`{label}`" for label in sorted(labels.get(name, ())))
+        yield f"| `{name}` | {kind} | {of} | {meanings[name].replace('|', chr(92) + '|')} |"

@@ -12,10 +12,12 @@ from rich.console import Console
 from buffer.lease import RunLease
 from buffer.memory import InMemoryReplayBuffer
 from deploy.config import DEFAULT_CONFIG, load
+from deploy.display import Display
 from deploy.ending import Outcome
 from deploy.interrupt import Interrupt
 from deploy.operation import Operation
 from deploy.supervisor import Totals
+from deploy.views import View
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +55,8 @@ def test_an_order_beyond_the_bounds_is_kept_and_ends_automatic_scaling(
 
 def test_what_was_started_is_stopped_when_the_rest_cannot_be(pipeline: Operation) -> None:
     pipeline._supervisor.start()
+    display = Display(View(Console(quiet=True)))
     with pytest.raises(RuntimeError, match="threads can only be started once"):
-        pipeline.run(Interrupt(), RunLease(NOBODY, "run"), Console(quiet=True))
+        pipeline.run(Interrupt(), RunLease(NOBODY, "run"), display)
     assert not pipeline._supervisor._thread.is_alive()
     assert pipeline._supervisor.statuses() == []

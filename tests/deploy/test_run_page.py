@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import urllib.error
@@ -184,14 +183,13 @@ def test_before_a_run_has_begun_its_page_looks_again(tmp_path: Path) -> None:
 
 
 def test_a_run_shows_its_page_only_if_it_is_asked_to(tmp_path: Path) -> None:
-    quiet = Console(quiet=True)
+    notes: list[str] = []
     off = load(Path("deploy/configs/digits.yaml")).monitoring
     assert off.page_port is None
-    with shown(off, tmp_path, quiet):
-        pass
-    console = Console(file=io.StringIO(), record=True)
-    with shown(off.model_copy(update={"page_port": 0}), tmp_path, console):
-        (address,) = re.findall(r"run page: (http://127\.0\.0\.1:\d+/)", console.export_text())
+    with shown(off, tmp_path, notes.append):
+        assert notes == []
+    with shown(off.model_copy(update={"page_port": 0}), tmp_path, notes.append):
+        (address,) = re.findall(r"run page: (http://127\.0\.0\.1:\d+/)", notes[0])
         assert get(address)[0] == 503
 
 
@@ -200,7 +198,7 @@ def test_an_address_that_cannot_be_shown_at_ends_no_run(
 ) -> None:
     table = load(Path("deploy/configs/digits.yaml")).monitoring
     nowhere = table.model_copy(update={"page_port": 0, "page_host": "192.0.2.1"})
-    with shown(nowhere, tmp_path, Console(quiet=True)):
+    with shown(nowhere, tmp_path, print):
         pass
     assert "monitoring.page_host (192.0.2.1): no run page is shown" in caplog.text
 

@@ -164,7 +164,7 @@ def test_a_fresh_insert_that_is_answered_as_repeated_is_reported(
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith(
-        "synthesizer-0: insert 2 was answered as a repeated one, its 16 samples are not counted"
+        "insert 2 was answered as a repeated one, its 16 samples are not counted"
     )
     assert worker.status().samples == 16
     assert worker.step() == 16
