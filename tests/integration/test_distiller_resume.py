@@ -233,6 +233,7 @@ def test_a_server_that_is_gone_is_said_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_training_on_a_used_buffer_begins_anew(
     make_config: Configure, server: RedisServer, train: Train
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_training_on_a_used_buffer_begins_anew(
     replay.close()
 
 
+@pytest.mark.slow
 def test_the_clock_of_a_run_may_have_begun_with_its_buffer(
     make_config: Configure, server: RedisServer, train: Train
 ) -> None:
@@ -359,6 +361,7 @@ def test_a_training_that_failed_too_often_says_why_in_one_line(
     assert "\n" not in str(failure.value)
 
 
+@pytest.mark.slow
 def test_workers_share_one_training_that_begins_anew_unless_resumed(
     make_config: Configure, server: RedisServer, train: Train, tmp_path: Path
 ) -> None:

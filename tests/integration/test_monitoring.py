@@ -62,6 +62,7 @@ def samples(text: str) -> list[Sample]:
     return [s for family in text_string_to_metric_families(text) for s in family.samples]
 
 
+@pytest.mark.slow
 def test_discovery_leads_to_the_metrics_of_every_service(start_run: StartRun) -> None:
     port = free_port()
     run = start_run(

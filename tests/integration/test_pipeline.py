@@ -31,6 +31,7 @@ def steps(count: int) -> list[str]:
     return ["run.seconds=null", f"run.steps={count}"]
 
 
+@pytest.mark.slow
 def test_two_synthesizers_and_two_workers_make_a_good_student(start_run: StartRun) -> None:
     run = start_run(*steps(400), "synthesizer.actors=2", "distiller.workers=2")
     result, _ = run.end()

@@ -91,6 +91,7 @@ def test_a_terminal_shows_a_bar_with_the_warnings_of_actors_above_it(
     assert "Traceback" not in plain
 
 
+@pytest.mark.slow
 def test_a_program_reads_objects_and_the_logs_of_all_actors_are_beside(
     tmp_path: Path, digits_teacher: Path, taken: int
 ) -> None:
