@@ -58,7 +58,10 @@ def whole_runs(runs: int, steps: int) -> None:
 
 
 def said(result: Result) -> str:
-    return f"{result['student_steps']} steps, {result['samples_inverted']} samples inverted"
+    return (
+        f"{result['student_steps']} steps, {result['samples_inverted']} samples inverted, "
+        f"{result['scrapes']} scrapes, {result['asked']} times asked for news"
+    )
 
 
 def table(alone: Sequence[Result], watched: Sequence[Result]) -> str:
@@ -83,7 +86,10 @@ def table(alone: Sequence[Result], watched: Sequence[Result]) -> str:
 
 
 def one_run(out: Path, sets: Sequence[str]) -> Result:
-    """The result of one demo; who watches it is told where by what it prints."""
+    """The result of one demo, and how often it was looked at (``scrapes``, ``asked``).
+
+    Who watches it is told where by what it prints.
+    """
     process = subprocess.Popen(
         [
             *(str(SSDKD), "run", "--progress", "plain", "--out", str(out)),
@@ -94,29 +100,41 @@ def one_run(out: Path, sets: Sequence[str]) -> Result:
         text=True,
         env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
     )
+    scrapes, asked = Repeated(SCRAPE_SECONDS), Repeated(ASK_SECONDS)
     assert process.stdout is not None
     for line in process.stdout:
         told, _, url = line.strip().rpartition(" ")
         if told == "metrics:":
-            again(process, Scraper(url.removesuffix("/metrics")).ask, SCRAPE_SECONDS)
+            scrapes.start(process, Scraper(url.removesuffix("/metrics")).ask)
         elif told == "run page:":
-            again(process, Browser(url).ask, ASK_SECONDS)
+            asked.start(process, Browser(url).ask)
     if process.wait() != 0:
         raise SystemExit(f"the run in {out} failed with {process.returncode}")
-    result: Result = json.loads((out / "result.json").read_text())
-    return result
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return result | {"scrapes": scrapes.answers, "asked": asked.answers}
 
 
-def again(process: subprocess.Popen[str], ask: Callable[[], object], seconds: float) -> None:
-    """Asks from a thread, as long as the run goes on; a server may not be ready yet, or gone."""
+class Repeated:
+    """Asks again and again, from a thread, and counts the answers.
 
-    def ask_on() -> None:
+    Args:
+        seconds: between two questions.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.answers = 0
+
+    def start(self, process: subprocess.Popen[str], ask: Callable[[], object]) -> None:
+        """Asks as long as a run goes on; its server may not be ready yet, or gone."""
+        Thread(target=self._ask_on, args=(process, ask), daemon=True).start()
+
+    def _ask_on(self, process: subprocess.Popen[str], ask: Callable[[], object]) -> None:
         while process.poll() is None:
             with suppress(OSError):
                 ask()
-            time.sleep(seconds)
-
-    Thread(target=ask_on, daemon=True).start()
+                self.answers += 1
+            time.sleep(self._seconds)
 
 
 class Scraper:
