@@ -82,10 +82,10 @@ def redacted(text: str) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """What went wrong in one line: of an error that Ray brings from elsewhere, its cause.
+    """What went wrong in one line, without passwords: of an error that Ray brings, its cause.
 
     Ray's own text is the traceback there, its frames included.
     """
     cause = getattr(error, "cause", None) or error
     first = (str(cause).strip().splitlines() or ["no message"])[0]
-    return first if cause is error else f"{type(cause).__name__}: {first}"
+    return redacted(first if cause is error else f"{type(cause).__name__}: {first}")

@@ -93,10 +93,11 @@ class BufferCollector(Collector):
 
     Args:
         replay: asked at every scrape.
+        minimum: training samples that it needs before the first draw.
     """
 
-    def __init__(self, replay: Replay) -> None:
-        self._replay = replay
+    def __init__(self, replay: Replay, minimum: int) -> None:
+        self._replay, self._minimum = replay, minimum
 
     def collect(self) -> Iterable[Metric]:
         """All families, from one picture of the buffer."""
@@ -116,7 +117,12 @@ class BufferCollector(Collector):
         for name, value in params.items():
             if value is not None:  # off
                 parameter.add_metric([name], value)
-        families = [up, parameter, *_sizes(info), *_counters(info), _priorities(info)]
+        needed = GaugeMetricFamily(
+            "ssdkd_buffer_needed_samples",
+            "Training samples that it needs before the first draw.",
+            value=self._minimum,
+        )
+        families = [up, parameter, needed, *_sizes(info), *_counters(info), _priorities(info)]
         families += _servers(servers)
         return [*families, *_student(progress)] if progress is not None else families
 
@@ -209,6 +215,11 @@ def _servers(servers: Sequence[ServerInfo]) -> Iterator[Metric]:
 def _student(progress: StudentProgress) -> Iterator[Metric]:
     for name, meaning, value in (
         ("step", "Student steps of the run.", progress.version.step),
+        (
+            "attempt",
+            "How often the training has begun: anew, or after a crash from its newest checkpoint.",
+            progress.version.attempt,
+        ),
         ("elapsed_ratio", "Share of the budget that is spent.", progress.elapsed_share),
         ("samples_drawn", "Samples trained on, over all workers.", progress.samples_drawn),
         ("kl_nats", "Mean KL(teacher || student) of drawn samples.", progress.kl_mean),

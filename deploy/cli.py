@@ -15,6 +15,7 @@ from rich.text import Text
 
 from buffer.config import absolute_paths
 from buffer.errors import ConfigError, Interrupted, SsdkdError, Stopped
+from buffer.logs import redacted
 from deploy import __version__
 from deploy.config import PAGE_PORT, load, locate, shipped
 from deploy.display import Mode, shown
@@ -247,10 +248,10 @@ def _reported(command: Callable[[], object]) -> None:
     try:
         command()
     except Interrupted as error:
-        errors.print(Text(str(error)), soft_wrap=True)
+        errors.print(Text(redacted(str(error))), soft_wrap=True)
         sys.exit(128 + signal.SIGINT)
     except SsdkdError as error:
-        errors.print("[red]error:[/red]", Text(str(error)), soft_wrap=True)
+        errors.print("[red]error:[/red]", Text(redacted(str(error))), soft_wrap=True)
         sys.exit(2)
 
 

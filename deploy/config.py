@@ -31,8 +31,9 @@ class MonitoringTable(Table):
     taken: any that is free; the log says which. ``null``: nothing is exported anywhere."""
     node_port: Port = 9465
     """Of the exporter on each node, likewise."""
-    interval_seconds: Annotated[float, Field(gt=0)] = 5.0
-    """How often the run's state is recorded: for ``timeline.jsonl``, and whoever else shows it."""
+    interval_seconds: Annotated[float, Field(gt=0)] | None = 5.0
+    """How often the run's state is recorded: for ``timeline.jsonl``, and whoever else shows it.
+    ``null``: nothing is recorded, pictures neither."""
     pictures_seconds: Annotated[float, Field(gt=0)] | None = 30.0
     """How often pictures of the buffer's samples are taken; later in a run whenever it has become
     a thirtieth of itself longer. ``null``: never."""
@@ -51,6 +52,15 @@ class PipelineConfig(SynthesizerFile, DistillerFile, ControllerFile):
     """Every table of a configuration file: what the pipeline reads."""
 
     monitoring: MonitoringTable = MonitoringTable()
+
+    @model_validator(mode="after")
+    def _sinks_get_something(self) -> Self:
+        if self.monitoring.sinks and self.monitoring.interval_seconds is None:
+            raise ValueError(
+                f"monitoring.sinks ({', '.join(self.monitoring.sinks)}): "
+                "monitoring.interval_seconds is null, they would get nothing"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tables_fit_each_other(self) -> Self:

@@ -21,6 +21,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from buffer.errors import SsdkdError
+from buffer.logs import redacted
 from deploy.outlook import State
 from deploy.views import JsonView, PlainView, QuietView, RichView, View
 
@@ -75,7 +76,7 @@ class Display:
         self._done.set()
         self._thread.join()
         if isinstance(error, SsdkdError):
-            self._view.failed(str(error))
+            self._view.failed(redacted(str(error)))
         self._view.close()
 
     @property

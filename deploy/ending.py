@@ -11,6 +11,7 @@ from typing import Any
 
 from buffer.errors import BufferUnavailable, Interrupted
 from buffer.interface import BufferInfo, Replay
+from buffer.logs import redacted
 from buffer.models import build, from_bytes
 from buffer.progress import StudentProgress
 from buffer.version import NEVER, Version
@@ -138,7 +139,7 @@ def _result(
         "buffer_capacity": config.buffer.capacity,
         "curve": metrics.get("curve", []),
         "interrupted": isinstance(outcome.error, Interrupted),
-        "error": None if outcome.error is None else str(outcome.error),
+        "error": None if outcome.error is None else redacted(str(outcome.error)),
         "config": report.public(config),
         "versions": report.versions(),
         "git_revision": report.git_revision(),

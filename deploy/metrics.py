@@ -1,7 +1,8 @@
-"""What the pipeline tells Prometheus of the synthesizers it keeps alive, read at every scrape."""
+"""What the pipeline tells Prometheus of itself and of the synthesizers it keeps alive."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,7 +14,7 @@ from deploy.supervisor import Supervisor
 
 
 class SupervisorCollector(Collector):
-    """How many synthesizers there are, by what they are doing, and how often one was replaced.
+    """How many synthesizers there are, by what they do, how often one was replaced, since when.
 
     Args:
         supervisor: asked at every scrape.
@@ -21,6 +22,7 @@ class SupervisorCollector(Collector):
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._began = float(int(time.time()))
 
     def collect(self) -> Iterable[Metric]:
         """All families."""
@@ -41,4 +43,10 @@ class SupervisorCollector(Collector):
             "ssdkd_pipeline_synthesizer_restarts",
             "Synthesizers that were started again after their death.",
             value=self._supervisor.totals().restarts,
+        )
+        yield GaugeMetricFamily(
+            "ssdkd_pipeline_start_timestamp_seconds",
+            "Unix time when this pipeline began: a run of the same name, or one that goes on, has "
+            "another.",
+            value=self._began,
         )

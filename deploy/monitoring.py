@@ -51,7 +51,7 @@ class Monitoring:
     """Watches a pipeline for as long as it is entered; does nothing without ``monitoring.port``.
 
     Args:
-        config: the tables ``run`` and ``monitoring``.
+        config: the tables ``run``, ``buffer`` and ``monitoring``.
         replay: asked at every scrape.
         supervisor: likewise.
         environment: of the run's processes (see :func:`variables`).
@@ -70,7 +70,7 @@ class Monitoring:
         # What is private to this machine is not shown to others.
         self._private = cluster_address(config.run) is None
         self._registry = CollectorRegistry()
-        self._registry.register(BufferCollector(replay))
+        self._registry.register(BufferCollector(replay, config.buffer.minimum))
         self._registry.register(SupervisorCollector(supervisor))
         self._server: WebServer | None = None
         self._exporters: dict[str, _Exporter] = {}

@@ -35,7 +35,7 @@ _Known = tuple[BufferInfo | None, SamplingParams | None, StudentProgress | None]
 
 
 class Recorder:
-    """Has a run noted by sinks for as long as it is entered.
+    """Has a run noted by sinks for as long as it is entered; see ``monitoring.interval_seconds``.
 
     Args:
         config: the tables ``monitoring`` and ``teacher``.
@@ -78,9 +78,11 @@ class Recorder:
         self._thread.join()
 
     def _record(self) -> None:
-        while not self._ended.wait(self._table.interval_seconds):
-            self._note(last=False)
-        self._note(last=True)
+        interval = self._table.interval_seconds
+        if interval is not None:
+            while not self._ended.wait(interval):
+                self._note(last=False)
+            self._note(last=True)
         for sink in self._sinks:
             sink.close()
 

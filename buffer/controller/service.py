@@ -117,10 +117,8 @@ def end(actor: Any, run: Any) -> str | None:
     except ray.exceptions.GetTimeoutError:
         logger.info("the controller was busy for too long, its decision is not waited for")
     except ray.exceptions.RayError as error:
-        failure = str(error)
-        logger.error(
-            "the controller failed, the last parameters stayed in force: %s", logs.brief(error)
-        )
+        failure = logs.brief(error)
+        logger.error("the controller failed, the last parameters stayed in force: %s", failure)
     ray.kill(actor)
     return failure
 

@@ -30,7 +30,7 @@ HEALTH = Row(
         Number(
             "Returns to a checkpoint in an hour",
             "none",
-            queries=(Query('max(resets(ssdkd_student_step{run="$run"}[1h]))', "returns"),),
+            queries=(Query('max(changes(ssdkd_student_attempt{run="$run"}[1h]))', "returns"),),
             says="Good: 0. A worker died, their number changed, or a run of this name began anew.",
             steps=[Step(None, "green"), Step(1, "yellow"), Step(2, "red")],
         ),

@@ -5,8 +5,7 @@ the distiller and of a round of the synthesizer take, those of their calls to th
 in memory and in the files of a node, against the step and the round of the demo without them.
 Medians of blocks of two processes that alternate; one thread.
 
-``--runs N`` measures whole demos instead: N with ``monitoring.port`` 0, asked for all its metrics
-every few seconds as Prometheus would, and N without, by turns, of so many student steps.
+``--runs N`` measures whole demos instead; see :mod:`tests.benchmarks.watched`.
 """
 
 from __future__ import annotations
@@ -19,12 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -43,10 +38,9 @@ from distiller.trainer import Trainer
 from synthesizer.inverter import Round, build_inverter
 from synthesizer.metrics import Fate, SynthesizerMetrics
 from synthesizer.tally import Tally
+from tests.benchmarks.watched import whole_runs
 
 BLOCKS, CALLS = 9, 100
-SCRAPE_SECONDS = 5.0
-SSDKD = Path(sys.executable).with_name("ssdkd")
 Block = dict[str, float]
 """Seconds a call, by what was called."""
 
@@ -181,74 +175,6 @@ def asked(child: subprocess.Popen[str]) -> Block:
 def middle(blocks: list[Block], what: str) -> float:
     """The median of a kind of call."""
     return statistics.median(block[what] for block in blocks)
-
-
-def whole_runs(runs: int, steps: int) -> None:
-    """Prints a line a run, and the medians of both kinds."""
-    kinds: dict[str, list[dict[str, Any]]] = {"null": [], "0": []}
-    with tempfile.TemporaryDirectory(prefix="monitoring-") as folder:
-        for number in range(runs):
-            # Each is first as often as the other: a machine may be slower in the evening.
-            for port in sorted(kinds, reverse=bool(number % 2)):
-                found = one_run(Path(folder) / f"{port}-{number}", port, steps)
-                kinds[port].append(found)
-                print(
-                    f"monitoring.port {port}: {found['wall_seconds']:.1f} s, "
-                    f"{found['samples_inverted']} samples inverted",
-                    flush=True,
-                )
-    taken = {
-        "wall time, s": [[run["wall_seconds"] for run in found] for found in kinds.values()],
-        "samples inverted a second": [
-            [run["samples_inverted"] / run["wall_seconds"] for run in found]
-            for found in kinds.values()
-        ],
-    }
-    print(f"\n| medians of {runs} | not watched | watched | ratio |")
-    print("|---|---|---|---|")
-    for what, both in taken.items():
-        without, watched = map(statistics.median, both)
-        print(f"| {what} | {without:.1f} | {watched:.1f} | {watched / without:.3f} |")
-
-
-def one_run(out: Path, port: str, steps: int) -> dict[str, Any]:
-    """The result of one demo."""
-    sets = ["run.seconds=null", f"run.steps={steps}", "monitoring.node_port=0"]
-    process = subprocess.Popen(
-        [
-            *(str(SSDKD), "run", "--out", str(out)),
-            *(part for each in (*sets, f"monitoring.port={port}") for part in ("--set", each)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("metrics: "):
-            address = line.split()[1].removesuffix("/metrics")
-            Thread(target=scrape, args=(address, process), daemon=True).start()
-    if process.wait() != 0:
-        raise SystemExit(f"the run in {out} failed with {process.returncode}")
-    found: dict[str, Any] = json.loads((out / "result.json").read_text())
-    return found
-
-
-def scrape(address: str, process: subprocess.Popen[str]) -> None:
-    """Asks for everything, as Prometheus would, until the run has ended."""
-    while process.poll() is None:
-        with suppress(OSError):
-            groups = json.loads(read(f"{address}/targets"))
-            for target in (target for group in groups for target in group["targets"]):
-                read(f"http://{target}/metrics")
-        time.sleep(SCRAPE_SECONDS)
-
-
-def read(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=SCRAPE_SECONDS) as answer:
-        body: bytes = answer.read()
-    return body
 
 
 def main() -> None:

@@ -68,6 +68,13 @@ def test_an_error_from_elsewhere_is_told_by_its_cause_without_the_traceback() ->
     assert brief(ValueError()) == "no message"
 
 
+def test_an_error_in_one_line_shows_no_password_either() -> None:
+    error = RuntimeError("no answer from redis://user:secret@host")
+    assert brief(error) == "no answer from redis://***@host"
+    of_ray = RayTaskError("run", "Traceback (most recent call last): ...", error)
+    assert brief(of_ray) == "RuntimeError: no answer from redis://***@host"
+
+
 def test_a_process_logs_from_the_level_that_is_chosen() -> None:
     program = (
         "import logging; from buffer.logs import configure; configure('info', 'controller')\n"

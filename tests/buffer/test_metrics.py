@@ -29,7 +29,7 @@ Samples = Callable[..., list[Sample]]
 
 def registry_of(replay: Replay) -> Callable[..., float | None]:
     registry = CollectorRegistry()
-    registry.register(BufferCollector(replay))
+    registry.register(BufferCollector(replay, minimum=4))
 
     def value(name: str, /, **labels: str) -> float | None:
         return registry.get_sample_value(f"ssdkd_{name}", labels)
@@ -49,6 +49,7 @@ def test_sizes_counters_and_classes_are_those_of_the_buffer(
     assert value("buffer_samples", split="train") == 3
     assert value("buffer_samples", split="probe") == 1
     assert value("buffer_capacity_samples", split="train") == 4
+    assert value("buffer_needed_samples") == 4
     assert value("buffer_class_samples", predicted_class="1") == 2
     assert value("buffer_class_samples", predicted_class="300") == 1
     assert value("buffer_inserts_total") == 3
@@ -88,9 +89,10 @@ def test_the_student_is_there_once_it_has_been_published(make_replay: Make) -> N
         after_agreement=0.75,
         seconds=3.0,
     )
-    progress = StudentProgress(version=Version(1, 7), phase="distilling", probe=probe)
+    progress = StudentProgress(version=Version(2, 7), phase="distilling", probe=probe)
     replay.publish_progress(progress)
     assert value("student_step") == 7
+    assert value("student_attempt") == 2
     assert value("student_phase", phase="distilling") == 1
     assert value("student_phase", phase="filling") == 0
     assert value("student_probe_kl_nats") == 1.5

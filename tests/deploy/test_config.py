@@ -68,6 +68,10 @@ def test_the_error_buffer_defaults_to_ten_batches_of_the_larger_side() -> None:
             ["controller.interval_seconds=1"],
             r"controller\.interval_seconds \(1\) is shorter than distiller\.probe_seconds",
         ),
+        (
+            ["monitoring.interval_seconds=null", "monitoring.sinks=[wandb]"],
+            r"monitoring\.sinks \(wandb\): monitoring\.interval_seconds is null, .* get nothing",
+        ),
         (["run.out=runs/{other}"], r"run\.out \(runs/\{other\}\): only \{name\} can be filled in"),
         (["teacher.factory=resnet"], r"teacher\.factory \('resnet'\)"),
     ],

@@ -50,8 +50,9 @@ def test_why_a_run_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     view = JsonView(out, Console(file=io.StringIO()))
     with pytest.raises(SsdkdError), Display(view):
-        raise SsdkdError("no room")
-    assert json.loads(out.getvalue().splitlines()[-1]) == {"event": "error", "error": "no room"}
+        raise SsdkdError("no room at redis://user:secret@host")
+    told = json.loads(out.getvalue().splitlines()[-1])
+    assert told == {"event": "error", "error": "no room at redis://***@host"}
 
 
 @pytest.mark.parametrize("mode", ["json", "quiet"])

@@ -76,8 +76,9 @@ def test_a_student_that_has_learnt_nothing_is_no_result(
 ) -> None:
     replay = InMemoryReplayBuffer(config.buffer)
     filled(replay, config, step=0)
-    result = save(config, replay, Outcome(error=SsdkdError("starved")), tmp_path)
-    assert (result["interrupted"], result["error"]) == (False, "starved")
+    error = SsdkdError("starved by redis://user:secret@host")
+    result = save(config, replay, Outcome(error=error), tmp_path)
+    assert (result["interrupted"], result["error"]) == (False, "starved by redis://***@host")
     assert result["student_steps"] == 0
     assert not (tmp_path / "student.safetensors").exists()
 

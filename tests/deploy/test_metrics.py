@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +19,7 @@ from buffer.config import BufferTable
 from buffer.metrics import FOLDER, BufferCollector
 from buffer.progress import ProbeReport, StudentProgress
 from buffer.replay import ReplayBuffer
+from buffer.sample import Sample
 from buffer.server import RedisServer
 from buffer.version import NEVER, Version
 from deploy.exporter import NodeMetrics, exposition
@@ -97,8 +100,11 @@ def pipeline() -> Iterator[str]:
     registry = CollectorRegistry()
     with RedisServer.start() as server:
         replay = ReplayBuffer(BufferTable(capacity=4), url=server.url, run="run")
+        image = np.zeros((1, 8, 8), np.uint8)
+        sample = Sample(image=image, predicted_class=3, confidence=0.9, disagreement=1.0)
+        replay.insert([sample], producer="p", sequence=1)
         replay.publish_progress(StudentProgress(version=Version(1, 7), probe=probe))
-        registry.register(BufferCollector(replay))
+        registry.register(BufferCollector(replay, minimum=4))
         registry.register(SupervisorCollector(Supervisor(lambda number: None, 2)))
         yield exposition(registry).body.decode()
         replay.close()
@@ -181,6 +187,12 @@ def test_what_may_still_happen_is_counted_from_zero(node: str) -> None:
 
 def test_an_accuracy_that_was_never_measured_is_not_shown(node: str) -> None:
     assert value_in(node)("distiller_accuracy_ratio") is None
+
+
+def test_a_pipeline_says_when_it_began(pipeline: str) -> None:
+    began = value_in(pipeline)("pipeline_start_timestamp_seconds")
+    assert began == pytest.approx(time.time(), abs=60)
+    assert began == int(began), "it is a label of what is recorded"
 
 
 def test_every_metric_is_in_the_table_of_the_documentation(node: str, pipeline: str) -> None:

@@ -74,7 +74,7 @@ def test_an_alert_says_what_is_wrong_why_and_what_to_do(name: str) -> None:
 
 def test_recorded_series_are_named_by_level_metric_and_operation() -> None:
     for name in RECORDS:
-        assert re.fullmatch(r"(run|shard):ssdkd_[a-z_]+:[a-z0-9_]+", name), name
+        assert re.fullmatch(r"(run|shard|pipeline):ssdkd_[a-z_]+:[a-z0-9_]+", name), name
 
 
 def test_settings_that_alerts_speak_of_exist() -> None:

@@ -234,3 +234,15 @@ def test_a_run_that_goes_on_appends_and_goes_on_counting(
     files = [line["file"] for line in lines(tmp_path / "pictures.jsonl")]
     assert len(set(files)) == len(files) == len(pictures) + 1
     assert all((tmp_path / file).exists() for file in files)
+
+
+def test_nothing_is_recorded_without_an_interval(config: PipelineConfig, tmp_path: Path) -> None:
+    off = config.monitoring.model_copy(update={"interval_seconds": None})
+    kept = Kept()
+    replay = filled(InMemoryReplayBuffer(config.buffer, seed=0))
+    timeline = Timeline(tmp_path, dict)
+    off_config = config.model_copy(update={"monitoring": off})
+    with recorder(off_config, replay, tmp_path, kept, timeline):
+        pass
+    assert (kept.snapshots, kept.pictures, kept.closed) == ([], [], True)
+    assert list(tmp_path.iterdir()) == []

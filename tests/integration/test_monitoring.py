@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 StartRun = Callable[..., Any]
 
 MOVES = {
-    "buffer": "up samples capacity_samples class_samples parameter inserts_total draws_total "
-    "evictions_total updates_total priority_gsum priority_bucket "
+    "buffer": "up samples needed_samples capacity_samples class_samples parameter inserts_total "
+    "draws_total evictions_total updates_total priority_gsum priority_bucket "
     "call_seconds_sum payload_bytes_total",
     "redis": "memory_used_bytes",
-    "student": "step elapsed_ratio samples_drawn kl_nats agreement_ratio effective_sample_ratio "
-    "buffer_age_steps phase probe_kl_nats probe_agreement_ratio",
+    "student": "step attempt elapsed_ratio samples_drawn kl_nats agreement_ratio "
+    "effective_sample_ratio buffer_age_steps phase probe_kl_nats probe_agreement_ratio",
     "synthesizer": "images_total rounds_total round_seconds_sum busy_seconds_total "
     "prepared_ratio loss confidence_ratio modulation disagreement_nats "
     "last_insert_timestamp_seconds student_lag_steps",
@@ -34,7 +34,7 @@ MOVES = {
     "checkpoint_seconds_total",
     "controller": "decisions_total reward last_decision_timestamp_seconds decision_seconds_sum "
     "interval_seconds",
-    "pipeline": "synthesizers synthesizers_wanted",
+    "pipeline": "synthesizers synthesizers_wanted start_timestamp_seconds",
 }
 """What is not 0 for ever in a run that goes well."""
 STANDS = {

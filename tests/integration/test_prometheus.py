@@ -22,11 +22,11 @@ VARIABLES = {"run": "demo", "__rate_interval": "20s"}
 PENDING = {"SsdkdSynthesizersStarved", "SsdkdDistillerStarved"}
 """What a healthy run may look like for a moment: synthesizers and distillers take turns in waiting,
 and here they share two processors. Neither fires before ten minutes of it."""
-WITHOUT_DATA = {"shard:ssdkd_redis_memory_used:ratio"}
-"""A private Redis has no limit."""
+WITHOUT_DATA = {"shard:ssdkd_redis_memory_used:ratio", "pipeline:ssdkd_student_agreement:avg5m"}
+"""A private Redis has no limit, and the pipeline is younger than five minutes."""
 NOT_SHOWN: dict[str, str] = {}
 """Metrics that no panel and no rule uses, and why."""
-METRIC = r"\b(?:run:|shard:)?ssdkd_\w+(?::\w+)?"
+METRIC = r"\b(?:run:|shard:|pipeline:)?ssdkd_\w+(?::\w+)?"
 PARTS = re.compile(r"_(bucket|sum|count|gsum|gcount)$")
 
 

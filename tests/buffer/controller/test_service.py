@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayTaskError
 
 from buffer.controller.config import ControllerFile
-from buffer.controller.service import start, validate
+from buffer.controller.service import end, start, validate
 from buffer.errors import ConfigError
 from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
@@ -24,6 +25,21 @@ Progress = Callable[..., StudentProgress]
 @pytest.mark.parametrize("policy", ["off", "fixed", "random", "learned"])
 def test_every_policy_is_valid_as_it_comes(configure: Configure, policy: str) -> None:
     validate(configure(controller={"policy": policy}))
+
+
+def test_why_it_failed_is_told_in_a_line_without_passwords(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cause = RuntimeError("no answer from redis://user:secret@host")
+    error = RayTaskError("run", "Traceback (most recent call last): ...", cause)
+
+    def failed(asked: object, timeout: float | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "wait", lambda runs, timeout: (runs, []))
+    monkeypatch.setattr(ray, "get", failed)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    assert end(None, "run") == "RuntimeError: no answer from redis://***@host"
 
 
 @pytest.mark.parametrize("policy", ["off", "fixed"])
