@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,6 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from buffer import metric_files
 from buffer.errors import SsdkdError
 from buffer.interface import BufferInfo, Replay, ServerInfo
 from buffer.observer import Answer, Arguments, Observer
@@ -35,9 +37,14 @@ logger = logging.getLogger(__name__)
 
 
 def process_registry() -> CollectorRegistry:
-    """The registry of a service's process; its exporter reads them if :data:`FOLDER` is set."""
+    """The registry of a service's process; its exporter reads them if :data:`FOLDER` is set.
+
+    To be called before a metric is made. Where the folder cannot be, a service goes on without.
+    """
     if folder := os.environ.get(FOLDER):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        metric_files.take_room()
+        with suppress(OSError):  # each file says what came of that
+            Path(folder).mkdir(parents=True, exist_ok=True)
     return CollectorRegistry()
 
 
