@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from buffer import logs
 from deploy.web import Page, WebServer
 
-_OF_A_PROCESS = re.compile(r"gauge_live\w+_(\d+)\.db")
+ABANDONED_SECONDS = 3600.0
+"""A folder of dead processes that nobody has touched for so long is that of a killed pipeline."""
+_FOLDER = re.compile(r"ssdkd-.+-[0-9a-f]{8}")
+_OF_A_PROCESS = re.compile(r"\w+_(\d+)\.(db|new|exporter)")
 
 
 def exposition(registry: CollectorRegistry) -> Page:
@@ -54,8 +59,8 @@ class NodeMetrics:
     def _forget_the_dead(self) -> None:
         """What a process that has died was doing is not shown for ever; what it counted stays."""
         for file in self._folder.glob("gauge_live*.db"):
-            if (name := _OF_A_PROCESS.fullmatch(file.name)) and not _lives(int(name[1])):
-                mark_process_dead(int(name[1]), path=str(self._folder))  # type: ignore[no-untyped-call]
+            if (process := _process(file)) is not None and not _lives(process):
+                mark_process_dead(process, path=str(self._folder))  # type: ignore[no-untyped-call]
 
 
 class Exporter:
@@ -72,6 +77,10 @@ class Exporter:
         logs.configure(level, "exporter")
         self._folder = Path(folder)
         self._server = WebServer(NodeMetrics(self._folder).page, host=host, port=port)
+        with suppress(OSError):  # the disk is full
+            # While this process lives nobody takes the folder to be abandoned.
+            (self._folder / f"of_{os.getpid()}.exporter").touch()
+        forget_abandoned(self._folder.parent)
 
     def port(self) -> int:
         """Where it listens."""
@@ -90,6 +99,37 @@ def start(node: str, folder: str, host: str, port: int, level: str) -> Any:
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
         .remote(folder, host, port, level)
     )
+
+
+def forget_abandoned(folder: Path) -> None:
+    """Deletes what killed pipelines left: their exporters had no time to.
+
+    Only folders of this user, named like those of pipelines, with nothing in them but files named
+    after processes that are all dead, none of it newer than :data:`ABANDONED_SECONDS`.
+    """
+    for each in folder.glob("ssdkd-*"):
+        with suppress(OSError):  # somebody else deletes it just now, or may and we may not
+            if _FOLDER.fullmatch(each.name) and not each.is_symlink() and _abandoned(each):
+                for file in each.iterdir():
+                    file.unlink()
+                each.rmdir()
+
+
+def _abandoned(folder: Path) -> bool:
+    files = list(folder.iterdir())
+    processes = [_process(file) for file in files]
+    if any(process is None or _lives(process) for process in processes):
+        return False
+    states = [path.lstat() for path in (folder, *files)]
+    newest = max(state.st_mtime for state in states)
+    ours = all(state.st_uid == os.geteuid() for state in states)
+    return ours and time.time() - newest > ABANDONED_SECONDS
+
+
+def _process(file: Path) -> int | None:
+    """Whose file it is, by its name."""
+    name = _OF_A_PROCESS.fullmatch(file.name)
+    return int(name[1]) if name and file.is_file() and not file.is_symlink() else None
 
 
 def _lives(process: int) -> bool:

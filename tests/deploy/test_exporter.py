@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from buffer.metrics import FOLDER
-from deploy.exporter import NodeMetrics
+from deploy.exporter import ABANDONED_SECONDS, NodeMetrics, forget_abandoned
 
 SERVICE = """
 import sys
@@ -65,3 +66,34 @@ def test_an_exporter_says_that_it_lives(tmp_path: Path) -> None:
     assert page is not None
     assert page.status == 200
     assert metrics.page("/secrets") is None
+
+
+def test_what_a_killed_pipeline_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    files = {
+        "ssdkd-killed-0123abcd": [f"counter_{dead.pid}.db", f"of_{dead.pid}.exporter"],
+        "ssdkd-new-0123abcd": [f"counter_{dead.pid}.db"],
+        "ssdkd-alive-0123abcd": [f"counter_{dead.pid}.db", f"histogram_{os.getpid()}.db"],
+        "ssdkd-idle-0123abcd": [f"of_{os.getpid()}.exporter"],
+        "ssdkd-notes-0123abcd": [f"counter_{dead.pid}.db", "notes.txt"],
+        "ssdkd-other": [f"counter_{dead.pid}.db"],
+    }
+    long_ago = time.time() - ABANDONED_SECONDS - 60
+    for folder, names in files.items():
+        (tmp_path / folder).mkdir()
+        paths = [tmp_path / folder / name for name in names]
+        for path in [*paths, tmp_path / folder]:
+            path.touch()
+            if folder != "ssdkd-new-0123abcd":
+                os.utime(path, (long_ago, long_ago))
+    linked = tmp_path / "ssdkd-link-0123abcd"
+    linked.symlink_to(tmp_path / "ssdkd-other")
+    forget_abandoned(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*files, linked.name} - {"ssdkd-killed-0123abcd"}
+    assert all(
+        (tmp_path / folder / name).exists()
+        for folder in left - {linked.name}
+        for name in files[folder]
+    )
