@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -21,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from buffer import metric_files
 from buffer.errors import SsdkdError
 from buffer.interface import BufferInfo, Replay, ServerInfo
 from buffer.observer import Answer, Arguments, Observer
@@ -31,13 +35,21 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Where the processes of a node keep their metrics in files, for one exporter to read: what
 ``prometheus_client`` calls its multiprocess mode. Set before a process begins, or not at all."""
 
+ANSWER_SECONDS = 2.0
+"""A buffer that says nothing for so long is away, to Prometheus, which gives up a scrape at 10."""
+
 logger = logging.getLogger(__name__)
 
 
 def process_registry() -> CollectorRegistry:
-    """The registry of a service's process; its exporter reads them if :data:`FOLDER` is set."""
+    """The registry of a service's process; its exporter reads them if :data:`FOLDER` is set.
+
+    To be called before a metric is made. Where the folder cannot be, a service goes on without.
+    """
     if folder := os.environ.get(FOLDER):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        metric_files.take_room()
+        with suppress(OSError):  # each file says what came of that
+            Path(folder).mkdir(parents=True, exist_ok=True)
     return CollectorRegistry()
 
 
@@ -89,28 +101,35 @@ class ClientMetrics(Observer):
 class BufferCollector(Collector):
     """The state of the buffer, and what the distiller published of the student.
 
-    A buffer that is away is reported as such, and no scrape fails.
+    A buffer that is away, or takes longer than :data:`ANSWER_SECONDS`, is reported as such, and no
+    scrape fails: Prometheus would take the pipeline to be down.
 
     Args:
-        replay: asked at every scrape.
+        replay: asked at every scrape, from a thread.
         minimum: training samples that it needs before the first draw.
     """
 
     def __init__(self, replay: Replay, minimum: int) -> None:
         self._replay, self._minimum = replay, minimum
+        self._lock = Lock()
+        self._asked: Future[list[Metric]] | None = None
 
     def collect(self) -> Iterable[Metric]:
         """All families, from one picture of the buffer."""
-        up = GaugeMetricFamily("ssdkd_buffer_up", "Whether the buffer answers.", value=1.0)
+        with self._lock:  # a buffer that hangs has one thread that waits for it, not one a scrape
+            if self._asked is None or self._asked.done():
+                self._asked = _in_background(self._families)
+            asked = self._asked
         try:
-            info, progress = self._replay.info(), self._replay.progress()
-            params = self._replay.params().model_dump(exclude={"version"})
-            servers = self._replay.servers()
-        except SsdkdError as error:
+            return asked.result(ANSWER_SECONDS)
+        except (SsdkdError, TimeoutError) as error:
             logger.debug("no metrics of the buffer: %s", error)
-            up.samples.clear()
-            up.add_metric((), 0.0)
-            return [up]
+            return [_up(0.0)]
+
+    def _families(self) -> list[Metric]:
+        info, progress = self._replay.info(), self._replay.progress()
+        params = self._replay.params().model_dump(exclude={"version"})
+        servers = self._replay.servers()
         parameter = GaugeMetricFamily(
             "ssdkd_buffer_parameter", "Sampling parameters in force.", labels=["name"]
         )
@@ -122,9 +141,28 @@ class BufferCollector(Collector):
             "Training samples that it needs before the first draw.",
             value=self._minimum,
         )
-        families = [up, parameter, needed, *_sizes(info), *_counters(info), _priorities(info)]
+        families = [_up(1.0), parameter, needed, *_sizes(info), *_counters(info)]
+        families.append(_priorities(info))
         families += _servers(servers)
         return [*families, *_student(progress)] if progress is not None else families
+
+
+def _in_background(call: Callable[[], Answer]) -> Future[Answer]:
+    """Its result, from a thread that the process does not wait for at its end."""
+    future: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # raised to who asks
+            future.set_exception(error)
+
+    Thread(target=run, name="buffer-metrics", daemon=True).start()
+    return future
+
+
+def _up(value: float) -> Metric:
+    return GaugeMetricFamily("ssdkd_buffer_up", "Whether the buffer answers.", value=value)
 
 
 def _sizes(info: BufferInfo) -> Iterator[Metric]:

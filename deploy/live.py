@@ -18,7 +18,7 @@ from buffer.errors import ConfigError
 from deploy import history, run_page
 from deploy.config import MonitoringTable
 from deploy.history import Since
-from deploy.web import Page, WebServer
+from deploy.web import Page, WebServer, place
 
 GOODBYE_SECONDS = 5.0
 """A page that has asked within this time is waited for so long, to be told how the run ended."""
@@ -46,7 +46,7 @@ class LivePage:
         self._ended, self._told = threading.Event(), threading.Event()
         self._asked = -GOODBYE_SECONDS
         self._server = WebServer(self._page, host=host, port=port)
-        self.address = f"http://{host}:{self._server.port}/"
+        self.address = f"http://{place(host, self._server.port)}/"
         """Of the page."""
 
     def __enter__(self) -> Self:

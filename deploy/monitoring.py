@@ -13,7 +13,6 @@ import secrets
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,17 +22,21 @@ from prometheus_client import CollectorRegistry
 
 from buffer.addresses import cluster_address
 from buffer.interface import Replay
+from buffer.logs import brief
 from buffer.metrics import FOLDER, BufferCollector
 from deploy import exporter
 from deploy.cluster import node_addresses
 from deploy.config import PipelineConfig
 from deploy.metrics import SupervisorCollector
 from deploy.supervisor import Supervisor
-from deploy.web import Page, WebServer
+from deploy.web import Page, WebServer, place
 
 LOOK_SECONDS = 5.0
 """Between two looks which nodes there are."""
+RETRY_SECONDS = 60.0
+"""Until a node whose exporter could not work gets another."""
 CLOSE_SECONDS = 5.0
+LOOPBACK = "127.0.0.1"
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +77,16 @@ class Monitoring:
         self._registry.register(SupervisorCollector(supervisor))
         self._server: WebServer | None = None
         self._exporters: dict[str, _Exporter] = {}
+        self._told: set[str] = set()
         self._looked = -LOOK_SECONDS
 
     def __enter__(self) -> Self:
-        if self._table.port is not None:
-            self._server = WebServer(self._page, host=self._host, port=self._table.port)
+        port = self._table.port
+        if port is not None:
+            try:
+                self._server = WebServer(self._page, host=_listening(self._here()), port=port)
+            except OSError as error:  # nothing that watches a run may end it
+                logger.warning("monitoring.port (%d): no metrics are exported: %s", port, error)
         return self
 
     def __exit__(
@@ -101,35 +109,45 @@ class Monitoring:
         """Where the pipeline answers, as others reach it."""
         if self._server is None:
             return None
-        here: str = "127.0.0.1"
-        if not self._private:
-            here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return f"http://{here}:{self._server.port}"
+        return f"http://{place(self._here(), self._server.port)}"
 
     def look(self) -> None:
         """Starts exporters on nodes that have none; forgets those whose node has gone."""
-        if self._server is None or time.monotonic() - self._looked < LOOK_SECONDS:
+        now = time.monotonic()
+        if self._server is None or now - self._looked < LOOK_SECONDS:
             return
-        self._looked = time.monotonic()
-        nodes = node_addresses()
-        self._exporters = {node: e for node, e in self._exporters.items() if node in nodes}
-        for node, address in nodes.items():
-            if node not in self._exporters:
-                port = self._table.node_port
-                actor = exporter.start(node, self._folder, self._host, port, self._level)
-                reached = self._host if self._private else address
-                self._exporters[node] = _Exporter(actor, reached)
-            self._exporters[node].ask()
+        self._looked, exporters = now, dict[str, _Exporter]()
+        for node, address in node_addresses().items():
+            known = self._exporters.get(node)
+            if known is None or (known.failure and now - known.began > RETRY_SECONDS):
+                known = self._start(node, LOOPBACK if self._private else address)
+            exporters[node] = known
+            known.ask()
+            if known.failure is not None and node not in self._told:
+                self._told.add(node)
+                logger.warning(
+                    "node %s: no metrics of its services, its exporter died, another is started "
+                    "every %g s: %s",
+                    *(address, RETRY_SECONDS, brief(known.failure)),
+                )
+        self._exporters = exporters  # at once: who asks for the targets reads it meanwhile
 
-    @property
-    def _host(self) -> str:
-        return "127.0.0.1" if self._private else "0.0.0.0"
+    def _start(self, node: str, address: str) -> _Exporter:
+        host, port = _listening(address), self._table.node_port
+        return _Exporter(exporter.start(node, self._folder, host, port, self._level), address)
+
+    def _here(self) -> str:
+        if self._private:
+            return LOOPBACK
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return address
 
     def _targets(self) -> list[dict[str, Any]]:
         """Prometheus' HTTP service discovery: a group for the pipeline, and one a node."""
-        known = [each for each in self._exporters.values() if each.port is not None]
         found = [("pipeline", (self.address or "").removeprefix("http://"))]
-        found += [("node", f"{each.address}:{each.port}") for each in known]
+        for each in self._exporters.values():
+            if each.port is not None:
+                found.append(("node", place(each.address, each.port)))
         return [
             {"targets": [target], "labels": {"run": self._run, "exporter": kind}}
             for kind, target in found
@@ -148,15 +166,32 @@ class _Exporter:
 
     def __init__(self, actor: Any, address: str) -> None:
         self.actor, self.address = actor, address
+        self.began = time.monotonic()
         self.port: int | None = None
+        self.failure: Exception | None = None
         self._asked: Any = None
 
     def ask(self) -> None:
         """Takes the answer to the last question if there is one, and asks again."""
+        if self.failure is not None:
+            return
         if self._asked is not None:
             ready, _ = ray.wait([self._asked], timeout=0)
             if not ready:
                 return
-            with suppress(ray.exceptions.RayError):
+            try:
                 self.port = ray.get(self._asked)
+            except ray.exceptions.ActorDiedError as error:  # it does not come back by itself
+                self.failure, self.port = error, None
+                ray.kill(self.actor)
+                return
+            except ray.exceptions.RayError:
+                pass
         self._asked = self.actor.port.remote()
+
+
+def _listening(address: str) -> str:
+    """Where to listen to be reached there; what is private to this machine stays so."""
+    if address == LOOPBACK:
+        return address
+    return "::" if ":" in address else "0.0.0.0"

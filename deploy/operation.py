@@ -116,6 +116,10 @@ class Operation:
 
     def run(self, interrupt: Interrupt, lease: RunLease, display: Display) -> None:
         """Starts the services, waits for the student, stops the services."""
+        with self._monitoring:  # to their last moment: its end deletes what they write
+            self._work(interrupt, lease, display)
+
+    def _work(self, interrupt: Interrupt, lease: RunLease, display: Display) -> None:
         config = self._config
         controller = (
             None
@@ -126,7 +130,7 @@ class Operation:
             self._supervisor.start()
             self._reserve()
             display.watch(Outlook(self._replay, self._supervisor, config.buffer.minimum).look)
-            with self._monitoring, self._recorder:
+            with self._recorder:
                 if self._monitoring.address is not None:
                     display.note(f"metrics: {self._monitoring.address}/metrics")
                 training = Background(self._train, end=lambda: end_early(self._out))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from buffer.config import BufferTable
 from buffer.connect import connect
 from buffer.errors import BufferUnavailable
 from buffer.interface import Replay
-from buffer.metrics import BufferCollector, ClientMetrics
+from buffer.metrics import ANSWER_SECONDS, BufferCollector, ClientMetrics
 from buffer.params import SamplingParams
 from buffer.progress import ProbeReport, StudentProgress
 from buffer.replay import ReplayBuffer
@@ -22,6 +26,7 @@ from buffer.sample import Sample
 from buffer.server import RedisServer
 from buffer.sources import OPERATIONS
 from buffer.version import NEVER, Version
+from tests.buffer.servers import TcpServer, until
 
 Make = Callable[..., Replay]
 Samples = Callable[..., list[Sample]]
@@ -193,3 +198,22 @@ def test_the_wait_for_an_answer_that_never_came_is_counted(run: str, observed: O
     assert value("call_seconds_count", op="info") == 1
     # Three repetitions, after 0.05 s and more.
     assert value("call_seconds_bucket", op="info", le="0.05") == 0
+
+
+def test_a_buffer_that_hangs_is_reported_while_a_scrape_waits(tmp_path: Path) -> None:
+    server = TcpServer(tmp_path)
+    replay = ReplayBuffer(BufferTable(capacity=4), url=server.url, run="run")
+    value = registry_of(replay)
+    try:
+        assert value("buffer_up") == 1
+        os.kill(server.pid, signal.SIGSTOP)
+        began, threads = time.monotonic(), threading.active_count()
+        assert [value("buffer_up") for _ in range(3)] == [0, 0, 0]
+        assert time.monotonic() - began < 4 * ANSWER_SECONDS
+        assert threading.active_count() == threads + 1, "all scrapes wait for one answer"
+        os.kill(server.pid, signal.SIGCONT)
+        until(lambda: value("buffer_up") == 1)
+        assert value("buffer_capacity_samples", split="train") == 4
+    finally:
+        replay.close()
+        server.stop()
