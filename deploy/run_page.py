@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import history
-from deploy.history import thinned
+from deploy.journals import thinned
 from deploy.report import write_atomically
 from deploy.timeline import FOLDER
 
