@@ -159,7 +159,7 @@ def test_a_run_of_many_classes_is_told_in_little_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert len([each for each in lines(told, "timeline") if "event" not in each]) == MOST_LINES
-    assert peak < path.stat().st_size
+    assert peak < 20 << 20  # all of them parsed at once take 200 MiB
 
 
 def test_the_first_and_the_last_are_always_kept() -> None:
