@@ -37,7 +37,8 @@ class Tolerated:
                 fails = False
             except Exception as error:
                 if not fails:
-                    logger.warning("%s does not record: %s", self.name, error)
+                    why = str(error) or type(error).__name__
+                    logger.warning("%s does not record: %s", self.name, why)
                 fails = True
 
         return tolerated

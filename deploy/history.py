@@ -55,7 +55,10 @@ def run(out: Path) -> Line:
         ConfigError: no run has begun in the folder.
     """
     try:
-        tables = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        written = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        # YAML has values that JSON has not: dates, and numbers that are not finite.
+        text = json.dumps(written, default=str, skipkeys=True)
+        tables = json.loads(text, parse_constant=lambda name: None)
     except FileNotFoundError as error:
         raise ConfigError(f"run ({out}): no config.yaml, no run has begun there") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -115,6 +118,8 @@ def _result(out: Path) -> Line | None:
         text = (out / "result.json").read_text(encoding="utf-8")
         result = json.loads(text, parse_constant=lambda name: None)
     except (OSError, ValueError):
+        return None
+    if not isinstance(result, dict):
         return None
     return {name: value for name, value in result.items() if name != "config"}
 
