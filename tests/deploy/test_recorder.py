@@ -21,6 +21,7 @@ from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer
 from buffer.version import Version
+from deploy import services
 from deploy.config import DEFAULT_CONFIG, PipelineConfig, load
 from deploy.detached import MOST_WAITING, Detached, Tolerated
 from deploy.recorder import Recorder
@@ -137,6 +138,20 @@ def test_pictures_are_of_every_class_and_not_counted_as_drawn(
     assert set(pictures.ages.tolist()) == {30}
     assert sum(pictures.buffer_ages.counts) == pytest.approx(200)
     assert (pictures.step, replay.info().sampled) == (30, 0)
+
+
+def test_the_pipeline_keeps_no_samples_that_it_has_looked_at(config: PipelineConfig) -> None:
+    table = config.buffer.model_copy(update={"capacity": 200, "cache_mebibytes": 256})
+    with RedisServer.start() as server:
+        replay = services._open(
+            config.model_copy(update={"buffer": table}), server.url, resumes=False
+        )
+        assert isinstance(replay, ReplayBuffer)
+        filled(replay)
+        for _ in range(3):
+            replay.sample(100, counted=False)
+        assert replay.cache.hits == 0
+        replay.close()
 
 
 def test_pictures_come_when_they_are_due_and_at_the_end(
