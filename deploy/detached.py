@@ -75,6 +75,8 @@ class Detached:
             self._changed.notify()
         self._thread.join(self._end_seconds)
         if self._thread.is_alive():
+            with self._changed:
+                self._calls.clear()
             logger.warning(
                 "%s has not ended within %.0f s: it lacks the end of the run",
                 *(self._sink.name, self._end_seconds),

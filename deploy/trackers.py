@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from deploy import report
 from deploy.config import PipelineConfig
-from deploy.detached import Detached
+from deploy.detached import END_SECONDS, Detached
 from deploy.sink import Histogram, Pictures, Sink, Snapshot
 
 TENSORBOARD = "tensorboard"
 """Folder of the events, in that of a run's outputs."""
 FLUSH_SECONDS = 10
+INIT_SECONDS = 30.0
+"""W&B's server may take so long to make a run; then it is asked again."""
 PROJECT = "ssdkd"
 """Of W&B, and the experiment of MLflow, unless their own variables name another."""
 
@@ -110,8 +112,15 @@ class WeightsAndBiases:
                 name=self._config.run.name,
                 dir=str(self._out),
                 config=report.public(self._config),
-                # Its metadata hold our command line, in which a URL may hold a password.
-                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    # Its metadata hold our command line, in which a URL may hold a password.
+                    x_disable_meta=True,
+                    # Its threads and its process would keep ours from ending for longer.
+                    init_timeout=INIT_SECONDS,
+                    finish_timeout=END_SECONDS,
+                ),
             )
             self._run.define_metric("*", step_metric="step")
         values: dict[str, Any] = {"step": snapshot.step, **snapshot.scalars()}
