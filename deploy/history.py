@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -19,14 +19,13 @@ import yaml
 from buffer.errors import ConfigError
 from deploy import journals
 from deploy.folder import is_claimed
-from deploy.journals import Lines
+from deploy.journals import MOST_LINES, thinned
 from deploy.timeline import PICTURES, TIMELINE
 from distiller.service import JOURNAL
 
 CONTROLLER = "controller.jsonl"
-MOST_LINES = 1000
-"""Of each kind, of those that come before a page is opened."""
 MOST_DECISIONS, MOST_PICTURES = 5000, 200
+"""Of those that come before a page is opened."""
 MOST_CLASSES_EACH = 20
 """Up to so many classes are shown over time one by one, more by their quantiles."""
 MOST_CLASSES_NOW = 1000
@@ -35,7 +34,6 @@ SILENT_INTERVALS, SILENT_SECONDS = 3.0, 10.0
 alive until it has been silent for so many intervals and seconds."""
 
 Line = dict[str, Any]
-T = TypeVar("T")
 
 
 class Since(NamedTuple):
@@ -57,7 +55,10 @@ def run(out: Path) -> Line:
         ConfigError: no run has begun in the folder.
     """
     try:
-        tables = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        written = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        # YAML has values that JSON has not: dates, and numbers that are not finite.
+        text = json.dumps(written, default=str, skipkeys=True)
+        tables = json.loads(text, parse_constant=lambda name: None)
     except FileNotFoundError as error:
         raise ConfigError(f"run ({out}): no config.yaml, no run has begun there") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -79,30 +80,25 @@ def news(out: Path, since: Since = START, *, claimed: bool | None = None) -> Lin
         ConfigError: no run has begun in the folder.
     """
     names = (JOURNAL, TIMELINE, CONTROLLER, PICTURES)
-    read = (journals.read(out / name, begin) for name, begin in zip(names, since, strict=True))
-    metrics, timeline, controller, pictures = read
-    classes = int(run(out)["teacher"]["classes"])
+    mosts = (MOST_LINES, MOST_LINES, MOST_DECISIONS, MOST_PICTURES)
+    metrics, timeline, controller, pictures = (
+        journals.read(out / name, *each) for name, *each in zip(names, since, mosts, strict=True)
+    )
+    snapshots, classes_now = _timeline(timeline.values, int(run(out)["teacher"]["classes"]))
     state = _state(out, is_claimed(out) if claimed is None else claimed)
     return {
         "began": _began(out),
         "state": state,
         # While a run goes on again, there is that of its interruption.
         "result": None if state == "running" else _result(out),
-        "classes": _classes_now(timeline.values, classes),
+        "classes": classes_now,
         "journals": {
-            "metrics": _part(metrics, _metrics),
-            "timeline": _part(timeline, partial(_timeline, classes=classes)),
-            "controller": _part(controller, _controller),
-            "pictures": _part(pictures, lambda lines: thinned(lines, MOST_PICTURES)),
+            "metrics": {"lines": _metrics(metrics.values), "end": metrics.end},
+            "timeline": {"lines": snapshots, "end": timeline.end},
+            "controller": {"lines": _controller(controller.values), "end": controller.end},
+            "pictures": {"lines": list(pictures.values), "end": pictures.end},
         },
     }
-
-
-def thinned(values: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, evenly chosen, the first and the last always."""
-    if len(values) <= most:
-        return list(values)
-    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def _began(out: Path) -> float | None:
@@ -122,6 +118,8 @@ def _result(out: Path) -> Line | None:
         text = (out / "result.json").read_text(encoding="utf-8")
         result = json.loads(text, parse_constant=lambda name: None)
     except (OSError, ValueError):
+        return None
+    if not isinstance(result, dict):
         return None
     return {name: value for name, value in result.items() if name != "config"}
 
@@ -146,16 +144,11 @@ def _heard_of_lately(out: Path) -> bool:
     return silent < SILENT_INTERVALS * interval + SILENT_SECONDS
 
 
-def _part(lines: Lines, shorten: Callable[[Sequence[Line]], list[Line]]) -> Line:
-    return {"lines": shorten(lines.values), "end": lines.end}
-
-
-def _classes_now(timeline: Sequence[Line], classes: int) -> Line | None:
+def _classes_now(buffer: Line | None, classes: int) -> Line | None:
     """How many samples of each class there are now; of very many classes, of some of them."""
-    known = [line["buffer"] for line in timeline if line.get("buffer")]
-    if not known:
+    if not buffer:
         return None
-    counts = _all_counts(known[-1], classes)
+    counts = _all_counts(buffer, classes)
     shown = thinned(range(classes), MOST_CLASSES_NOW)
     return {"present": sum(map(bool, counts)), "counts": {each: counts[each] for each in shown}}
 
@@ -166,17 +159,20 @@ def _all_counts(buffer: Line, classes: int) -> list[int]:
     return [counts.get(str(label), 0) for label in range(classes)]
 
 
-def _metrics(lines: Sequence[Line]) -> list[Line]:
-    reports = [line for line in lines if "event" not in line]
-    evaluations = [line for line in lines if line.get("event") == "evaluation"]
-    chosen = [*thinned(reports, MOST_LINES), *thinned(evaluations, MOST_LINES)]
-    return sorted(chosen, key=lambda line: line.get("version") or [])
+def _metrics(lines: Iterable[Line]) -> list[Line]:
+    return sorted(
+        (line for line in lines if isinstance(line.get("version"), list)),
+        key=lambda line: line["version"],
+    )
 
 
-def _timeline(lines: Sequence[Line], classes: int) -> list[Line]:
-    starts = [line for line in lines if line.get("event") == "start"]
-    snapshots = [line for line in lines if "event" not in line]
-    return [*starts, *(_snapshot(line, classes) for line in thinned(snapshots, MOST_LINES))]
+def _timeline(lines: Iterable[Line], classes: int) -> tuple[list[Line], Line | None]:
+    """Its lines, and the classes of the last that knows them: in one pass, for they are large."""
+    told, newest = [], None
+    for line in lines:
+        newest = line.get("buffer") or newest
+        told.append(_snapshot(line, classes))
+    return told, _classes_now(newest, classes)
 
 
 def _snapshot(line: Line, classes: int) -> Line:
@@ -192,17 +188,20 @@ def _snapshot(line: Line, classes: int) -> Line:
     return line | {"buffer": rest | values}
 
 
-def _controller(lines: Sequence[Line]) -> list[Line]:
-    """Decisions, and what each earned for the one before: that of the version in its report."""
-    decisions = [line for line in lines if line.get("event") == "decision"]
-    starts = [line for line in lines if line.get("event") == "start"]
-    return [
-        *(
-            {name: line.get(name) for name in ("event", "time", "policy", "arms")}
-            for line in starts
-        ),
-        *map(_decision, thinned(decisions, MOST_DECISIONS)),
-    ]
+def _controller(lines: Iterable[Line]) -> list[Line]:
+    """Decisions, and what each earned for the one before: that of the version in its report.
+
+    A line that others wrote, and that lacks what the page shows, is left out.
+    """
+    told = []
+    for line in lines:
+        with suppress(KeyError, TypeError):
+            told.append(_start(line) if line["event"] == "start" else _decision(line))
+    return told
+
+
+def _start(line: Line) -> Line:
+    return {name: line.get(name) for name in ("event", "time", "policy", "arms")}
 
 
 def _decision(line: Line) -> Line:

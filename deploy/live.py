@@ -45,6 +45,8 @@ class LivePage:
         self._out, self._within = out, within
         self._ended, self._told = threading.Event(), threading.Event()
         self._asked = -GOODBYE_SECONDS
+        # Until the run has begun there may be an earlier one, of which nothing is shown as this.
+        self._earlier = _written(out)
         self._server = WebServer(self._page, host=host, port=port)
         self.address = f"http://{place(host, self._server.port)}/"
         """Of the page."""
@@ -59,11 +61,13 @@ class LivePage:
         self._server.close()
 
     def _page(self, path: str) -> Page | None:
+        if self._within and _written(self._out) == self._earlier:
+            return Page(run_page.WAITING, HTML, status=503)
         if path == "/":
             return self._whole()
         if (asked := NEWS.fullmatch(path)) is not None:
             return self._news(Since(*map(int, asked.groups())))
-        if run_page.PICTURE.fullmatch(path[1:]) and (file := self._out / path[1:]).is_file():
+        if (file := run_page.picture(self._out, path[1:])) is not None:
             return Page(file.read_bytes(), "image/png")
         return None
 
@@ -79,6 +83,14 @@ class LivePage:
         if ended:
             self._told.set()
         return Page(json.dumps(news, allow_nan=False).encode(), "application/json")
+
+
+def _written(out: Path) -> tuple[int, int] | None:
+    """Tells the configuration that a run wrote when it began from that of an earlier run."""
+    with suppress(FileNotFoundError):
+        status = (out / "config.yaml").stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
 
 
 @contextmanager

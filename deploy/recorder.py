@@ -19,6 +19,7 @@ from buffer.interface import BufferInfo, Replay
 from buffer.params import SamplingParams
 from buffer.progress import StudentProgress
 from deploy.config import PipelineConfig
+from deploy.detached import Tolerated
 from deploy.journals import Tail
 from deploy.pictures import draw
 from deploy.sink import Sink, Snapshot, Synthesizers
@@ -60,7 +61,7 @@ class Recorder:
     ) -> None:
         self._table, self._spec, self._replay = config.monitoring, config.teacher, replay
         self._supervisor, self._totals = supervisor, totals
-        self._sinks = [_Tolerated(sink) for sink in sinks]
+        self._sinks = [Tolerated(sink) for sink in sinks]
         self._reports = Tail(out / JOURNAL)
         self._learning_rate: float | None = None
         self._accuracy: float | None = None
@@ -135,25 +136,3 @@ class Recorder:
         self._pictures_at = elapsed + max(self._table.pictures_seconds or 0.0, elapsed / THINNING)
         for sink in self._sinks:
             sink.show(pictures)
-
-
-class _Tolerated:
-    """A sink that may fail: it is said once until it works again."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self._fails = sink, False
-        self.note = self._tolerating(sink.note)
-        self.show = self._tolerating(sink.show)
-        self.close = self._tolerating(sink.close)
-
-    def _tolerating(self, call: Callable[..., None]) -> Callable[..., None]:
-        def tolerated(*arguments: object) -> None:
-            try:
-                call(*arguments)
-                self._fails = False
-            except Exception as error:
-                if not self._fails:
-                    logger.warning("%s does not record: %s", type(self._sink).__name__, error)
-                self._fails = True
-
-        return tolerated

@@ -37,7 +37,8 @@ def clear(out: Path) -> None:
         *("metrics.jsonl", "controller.jsonl", "timeline.jsonl", "pictures.jsonl"),
     ):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "pictures", ignore_errors=True)
+    for folder in ("pictures", "tensorboard"):
+        shutil.rmtree(out / folder, ignore_errors=True)
 
 
 def public(config: PipelineConfig) -> dict[str, Any]:

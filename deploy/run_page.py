@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy import history
-from deploy.history import thinned
+from deploy.journals import thinned
 from deploy.report import write_atomically
 from deploy.timeline import FOLDER
 
@@ -26,7 +26,7 @@ MAIN = "page.js"
 MOST_PICTURES, MOST_PICTURE_BYTES = 60, 8 << 20
 """In a file; more are left out, evenly."""
 
-PICTURE = re.compile(rf"{FOLDER}/\d+\.png")
+PICTURE, PNG = re.compile(rf"{FOLDER}/\d+\.png"), b"\x89PNG\r\n\x1a\n"
 WAITING = b"""<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
 <title>Not begun yet</title><p>The run has not begun yet. This page looks again every two seconds.
@@ -105,13 +105,24 @@ def _policy(scripts: list[str], *, live: bool) -> str:
     )
 
 
-def _embedded(lines: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """The pictures' lines with the pictures in them; without those that are not there.
+def picture(out: Path, file: str) -> Path | None:
+    """A picture of a run by its name; ``None`` for any other file.
 
-    Nothing but pictures: who may write to a run's folder must not get at our other files.
+    Who may write to a run's folder must not get at our other files: links out of it lead nowhere.
     """
-    ours = (line for line in lines if PICTURE.fullmatch(line["file"]))
-    there = [(line, path) for line in ours if (path := out / line["file"]).is_file()]
+    if not PICTURE.fullmatch(file):
+        return None
+    path = (out / file).resolve()
+    if path.parent != out.resolve() / FOLDER or not path.is_file():
+        return None
+    with path.open("rb") as opened:
+        return path if opened.read(len(PNG)) == PNG else None
+
+
+def _embedded(lines: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """The pictures' lines with the pictures in them; without those that are not there."""
+    found = ((line, picture(out, str(line.get("file")))) for line in lines)
+    there = [(line, path) for line, path in found if path is not None]
     sizes = sum(path.stat().st_size for _, path in there)
     most = min(MOST_PICTURES, len(there) * MOST_PICTURE_BYTES // max(1, sizes))
     return [

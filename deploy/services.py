@@ -111,10 +111,12 @@ def run(
 
 def _open(config: PipelineConfig, url: str, *, resumes: bool) -> Replay:
     """The buffer of a run: empty, unless the run goes on and its own can be used."""
+    # Who only looks at samples gains nothing from remembering those that it has seen.
+    table = config.buffer.model_copy(update={"cache_mebibytes": 0})
     try:
-        return connect(config.buffer, url=url, run=config.run.name, fresh=not resumes)
+        return connect(table, url=url, run=config.run.name, fresh=not resumes)
     except ProtocolMismatch as error:
         if not resumes:
             raise
         logger.warning("the buffer that is there is not used: %s", error)
-        return connect(config.buffer, url=url, run=config.run.name, fresh=True)
+        return connect(table, url=url, run=config.run.name, fresh=True)

@@ -30,7 +30,7 @@ COLUMNS = 16
 
 def recorded_seconds(out: Path) -> float:
     """How long the run in a folder has been recorded for; 0 if it has not been."""
-    lines = journals.read(out / TIMELINE).values
+    lines = journals.read(out / TIMELINE, most=2).values  # the first and the last
     return max((float(line.get("elapsed_seconds") or 0.0) for line in lines), default=0.0)
 
 

@@ -1,7 +1,7 @@
 """Sinks for the tools in which people compare runs: TensorBoard, Weights & Biases, MLflow.
 
-Their packages are extras, imported only when a run uses them; the remote ones are reached when the
-first snapshot is noted, in the recorder's thread, so that a server that is slow delays no run.
+Their packages are extras, imported only when a run uses them. Each begins when the first snapshot
+is noted; those that talk to servers do so in threads of their own, so that no run waits for them.
 
 Letters in shapes: M images, C channels, H height, W width.
 """
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 
 from deploy import report
 from deploy.config import PipelineConfig
+from deploy.detached import END_SECONDS, Detached
 from deploy.sink import Histogram, Pictures, Sink, Snapshot
 
 TENSORBOARD = "tensorboard"
 """Folder of the events, in that of a run's outputs."""
 FLUSH_SECONDS = 10
+INIT_SECONDS = 30.0
+"""W&B's server may take so long to make a run; then it is asked again."""
 PROJECT = "ssdkd"
 """Of W&B, and the experiment of MLflow, unless their own variables name another."""
 
@@ -36,8 +39,8 @@ def sinks(config: PipelineConfig, out: Path) -> list[Sink]:
     """
     makers: dict[str, Callable[[PipelineConfig, Path], Sink]] = {
         "tensorboard": TensorBoard,
-        "wandb": WeightsAndBiases,
-        "mlflow": MLflow,
+        "wandb": lambda *run: Detached(WeightsAndBiases(*run)),
+        "mlflow": lambda *run: Detached(MLflow(*run)),
     }
     return [makers[name](config, out) for name in config.monitoring.sinks]
 
@@ -53,13 +56,16 @@ class TensorBoard:
     """
 
     def __init__(self, config: PipelineConfig, out: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(logdir=str(out / TENSORBOARD), flush_secs=FLUSH_SECONDS)
-        self._step = 0
+        self._out, self._step = out, 0
+        self._writer: Any = None
 
     def note(self, snapshot: Snapshot) -> None:
         """Scalars and histograms."""
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            folder = str(self._out / TENSORBOARD)
+            self._writer = SummaryWriter(logdir=folder, flush_secs=FLUSH_SECONDS)
         self._step = max(self._step, snapshot.step)
         when = {"global_step": self._step, "walltime": snapshot.time}
         for name, value in snapshot.scalars().items():
@@ -69,6 +75,8 @@ class TensorBoard:
 
     def show(self, pictures: Pictures) -> None:
         """A row of images for each class."""
+        if self._writer is None:
+            return
         for label, row in rows(pictures):
             self._writer.add_image(
                 f"samples/class_{label}", row, pictures.step, pictures.time, dataformats="HWC"
@@ -76,7 +84,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """Writes what is left."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WeightsAndBiases:
@@ -103,7 +112,15 @@ class WeightsAndBiases:
                 name=self._config.run.name,
                 dir=str(self._out),
                 config=report.public(self._config),
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    # Its metadata hold our command line, in which a URL may hold a password.
+                    x_disable_meta=True,
+                    # Its threads and its process would keep ours from ending for longer.
+                    init_timeout=INIT_SECONDS,
+                    finish_timeout=END_SECONDS,
+                ),
             )
             self._run.define_metric("*", step_metric="step")
         values: dict[str, Any] = {"step": snapshot.step, **snapshot.scalars()}
@@ -182,8 +199,8 @@ class MLflow:
             else known.experiment_id
         )
         self._run = client.create_run(experiment, run_name=self._config.run.name).info.run_id
+        self._client = client  # before what may fail: each time another run would be made
         client.log_dict(self._run, report.public(self._config), "config.json")
-        self._client = client
 
 
 def rows(pictures: Pictures) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from buffer.errors import ConfigError
 from deploy import history
 from deploy.folder import MARK, claimed
-from deploy.history import MOST_LINES, Since, news, thinned
+from deploy.history import Since, news
+from deploy.journals import MOST_LINES, thinned
 from tests.deploy.recorded import Recording
 
 
@@ -130,6 +132,34 @@ def test_a_buffer_that_was_away_is_told_as_such(tmp_path: Path) -> None:
     told = news(tmp_path)
     assert lines(told, "timeline")[-1]["buffer"] is None
     assert told["classes"] is not None
+
+
+def test_lines_that_lack_what_is_shown_are_left_out(tmp_path: Path) -> None:
+    Recording(tmp_path).go_on(60)
+    before = news(tmp_path)
+    for name in ("controller", "metrics"):
+        with (tmp_path / f"{name}.jsonl").open("a") as file:
+            file.write('{"event": "decision", "arm": "sharp", "params": null}\n{"loss": 1.0}\n')
+    told = news(tmp_path)
+    assert lines(told, "controller") == lines(before, "controller") != []
+    assert lines(told, "metrics") == lines(before, "metrics") != []
+
+
+def test_a_run_of_many_classes_is_told_in_little_memory(tmp_path: Path) -> None:
+    Recording(tmp_path, classes=1000, size=2000).go_on(2, pictures=False, controlled=False)
+    path = tmp_path / "timeline.jsonl"
+    line = path.read_text().splitlines()[-1] + "\n"
+    with path.open("a") as file:
+        for _ in range(2000):
+            file.write(line)
+    tracemalloc.start()
+    try:
+        told = news(tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len([each for each in lines(told, "timeline") if "event" not in each]) == MOST_LINES
+    assert peak < 20 << 20  # all of them parsed at once take 200 MiB
 
 
 def test_the_first_and_the_last_are_always_kept() -> None:

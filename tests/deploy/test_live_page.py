@@ -17,8 +17,8 @@ from tests.deploy.recorded import Recording
 def test_a_live_page_follows_its_run_to_its_end(tmp_path: Path, open_page: Open) -> None:
     out = tmp_path / "run"
     with claimed(out):
-        recording = Recording(out).go_on(20)
         with LivePage(out, host="127.0.0.1", port=0, within=True) as server:
+            recording = Recording(out).go_on(20)
             tab = open_page(server.address)
             page = tab.page
             expect(page.locator("#state")).to_have_text("running")

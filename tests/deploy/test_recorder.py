@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from buffer.replay import ReplayBuffer
 from buffer.sample import Sample
 from buffer.server import RedisServer
 from buffer.version import Version
+from deploy import services
 from deploy.config import DEFAULT_CONFIG, PipelineConfig, load
+from deploy.detached import MOST_WAITING, Detached, Tolerated
 from deploy.recorder import Recorder
 from deploy.sink import Pictures, Sink, Snapshot
 from deploy.supervisor import Supervisor, Totals
@@ -136,6 +140,20 @@ def test_pictures_are_of_every_class_and_not_counted_as_drawn(
     assert (pictures.step, replay.info().sampled) == (30, 0)
 
 
+def test_the_pipeline_keeps_no_samples_that_it_has_looked_at(config: PipelineConfig) -> None:
+    table = config.buffer.model_copy(update={"capacity": 200, "cache_mebibytes": 256})
+    with RedisServer.start() as server:
+        replay = services._open(
+            config.model_copy(update={"buffer": table}), server.url, resumes=False
+        )
+        assert isinstance(replay, ReplayBuffer)
+        filled(replay)
+        for _ in range(3):
+            replay.sample(100, counted=False)
+        assert replay.cache.hits == 0
+        replay.close()
+
+
 def test_pictures_come_when_they_are_due_and_at_the_end(
     tmp_path: Path, config: PipelineConfig
 ) -> None:
@@ -185,7 +203,69 @@ def test_a_sink_that_fails_is_said_once_and_disturbs_no_other(
         until(lambda: len(kept.snapshots) > 3 and len(kept.pictures) > 1)
     assert kept.closed
     said = [each.message for each in caplog.records if each.levelno == logging.WARNING]
-    assert said == ["Broken does not record: no space left on device"] * 2
+    # Of the first and the third sink, for each of what they cannot do.
+    assert said == ["Broken does not record: no space left on device"] * 6
+
+
+def test_a_sink_that_can_show_nothing_but_notes_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Blind(Kept):
+        def show(self, pictures: Pictures) -> None:
+            raise OSError("no space left on device")
+
+    sink = Tolerated(Blind())
+    for _ in range(3):
+        sink.note(None)
+        sink.show(None)
+    assert [each.message for each in caplog.records] == [
+        "Blind does not record: no space left on device"
+    ]
+
+
+class Stuck(Kept):
+    """A sink of a server that does not answer until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def note(self, snapshot: Snapshot) -> None:
+        self.goes_on.wait(60)
+        super().note(snapshot)
+
+
+def test_a_server_that_does_not_answer_delays_neither_the_record_nor_the_end(
+    tmp_path: Path, config: PipelineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, kept = Stuck(), Kept()
+    replay = filled(InMemoryReplayBuffer(config.buffer))
+    with recorder(config, replay, tmp_path, Detached(stuck, end_seconds=0.1), kept):
+        until(lambda: len(kept.snapshots) > 2)
+    assert kept.closed
+    assert not stuck.snapshots
+    assert "Stuck has not ended within 0 s: it lacks the end of the run" in caplog.text
+    stuck.goes_on.set()
+    until(lambda: stuck.closed)
+
+
+def test_of_what_waits_for_a_server_the_newest_is_kept_and_told_at_the_end(
+    tmp_path: Path, config: PipelineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, stuck = Kept(), Stuck()
+    with recorder(config, InMemoryReplayBuffer(config.buffer), tmp_path, kept):
+        pass
+    sink = Detached(stuck)
+    for second in range(3 * MOST_WAITING):
+        sink.note(replace(kept.snapshots[0], elapsed_seconds=float(second)))
+    stuck.goes_on.set()
+    sink.close()
+    seconds = [int(each.elapsed_seconds) for each in stuck.snapshots]
+    assert seconds[-MOST_WAITING:] == [*range(2 * MOST_WAITING, 3 * MOST_WAITING)]
+    assert len(seconds) <= MOST_WAITING + 1
+    assert stuck.closed
+    said = [each.message for each in caplog.records]
+    assert said == ["Stuck is too slow: parts of the run are left out"]
 
 
 def test_a_folder_that_cannot_be_written_ends_nothing(

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
@@ -16,10 +17,10 @@ import pytest
 from rich.console import Console
 
 from buffer.errors import ConfigError
-from deploy import run_page
+from deploy import report, run_page
 from deploy.config import load
 from deploy.live import LivePage, serve, shown
-from deploy.run_page import MOST_PICTURE_BYTES, PARTS, embeddable, write
+from deploy.run_page import MOST_PICTURE_BYTES, PARTS, PNG, embeddable, write
 from tests.deploy.recorded import Recording
 
 EVIL = "</script><script>alert(1)</script><!-- <script> & \u2028 {{style}}"
@@ -115,7 +116,7 @@ def test_pictures_of_a_report_are_bounded_and_missing_ones_left_out(tmp_path: Pa
     Recording(tmp_path).go_on(40)
     lines = [json.loads(line) for line in (tmp_path / "pictures.jsonl").read_text().splitlines()]
     for line in lines:
-        (tmp_path / line["file"]).write_bytes(bytes(MOST_PICTURE_BYTES // 2))
+        (tmp_path / line["file"]).write_bytes(PNG + bytes(MOST_PICTURE_BYTES // 2 - len(PNG)))
     assert len(embedded(write(tmp_path))["journals"]["pictures"]["lines"]) == 2
     for line in lines:
         (tmp_path / line["file"]).unlink()
@@ -131,6 +132,47 @@ def test_a_report_holds_no_file_but_pictures(tmp_path: Path) -> None:
         with (out / "pictures.jsonl").open("a") as journal:
             journal.write(json.dumps(line | {"file": file}) + "\n")
     assert len(embedded(write(out))["journals"]["pictures"]["lines"]) == 1
+
+
+@pytest.mark.parametrize("secret", [b"secret", PNG + b"secret"], ids=["any", "a picture"])
+def test_links_lead_neither_into_a_report_nor_out_of_a_server(
+    tmp_path: Path, secret: bytes
+) -> None:
+    out, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    Recording(out).go_on(20)
+    elsewhere.mkdir()
+    (elsewhere / "000001.png").write_bytes(secret)
+
+    def given() -> tuple[int, int]:
+        with LivePage(out, host="127.0.0.1", port=0) as page:
+            status, *_ = get(f"{page.address}pictures/000001.png")
+        return len(embedded(write(out))["journals"]["pictures"]["lines"]), status
+
+    assert given() == (1, 200)
+    (out / "pictures" / "000001.png").unlink()
+    (out / "pictures" / "000001.png").symlink_to(elsewhere / "000001.png")
+    assert given() == (0, 404)
+    shutil.rmtree(out / "pictures")
+    (out / "pictures").symlink_to(elsewhere)
+    assert given() == (0, 404)
+
+
+def test_only_pictures_are_given_as_such(tmp_path: Path) -> None:
+    Recording(tmp_path).go_on(20)
+    (tmp_path / "pictures" / "000001.png").write_bytes(b"secret")
+    with (tmp_path / "pictures.jsonl").open("a") as journal:
+        journal.write('{"time": 1.0}\n')
+    assert embedded(write(tmp_path))["journals"]["pictures"]["lines"] == []
+    with LivePage(tmp_path, host="127.0.0.1", port=0) as page:
+        assert get(f"{page.address}pictures/000001.png")[0] == 404
+
+
+def test_values_that_json_has_not_are_shown_as_text_or_as_unknown(tmp_path: Path) -> None:
+    Recording(tmp_path).go_on(4)
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write("mine: {date: 2026-11-21, endless: .inf, 2026-11-21: key}\n")
+    shown = {"date": "2026-11-21", "endless": None}
+    assert embedded(write(tmp_path))["run"]["mine"] == shown
 
 
 def test_a_report_of_no_run_is_refused(tmp_path: Path) -> None:
@@ -180,6 +222,19 @@ def test_before_a_run_has_begun_its_page_looks_again(tmp_path: Path) -> None:
         assert (status, kind, body) == (503, "text/html; charset=utf-8", run_page.WAITING)
         Recording(tmp_path).go_on(2)
         assert get(page.address)[0] == 200
+
+
+def test_an_earlier_run_in_the_folder_is_not_shown_as_this_one(tmp_path: Path) -> None:
+    Recording(tmp_path).go_on(20).end()
+    with LivePage(tmp_path, host="127.0.0.1", port=0, within=True) as page:
+        for path in ("", "news/0-0-0-0", "pictures/000001.png"):
+            assert get(page.address + path)[0] == 503
+        report.clear(tmp_path)
+        assert get(page.address)[0] == 503
+        Recording(tmp_path).go_on(2)
+        assert get(page.address)[0] == 200
+        news = json.loads(get(f"{page.address}news/0-0-0-0")[2])
+        assert (news["state"], news["result"]) == ("running", None)
 
 
 def test_a_run_shows_its_page_only_if_it_is_asked_to(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from buffer.memory import InMemoryReplayBuffer
 from buffer.progress import StudentProgress
 from buffer.sample import Sample
 from buffer.version import Version
-from deploy import validate
+from deploy import report, validate
 from deploy.config import DEFAULT_CONFIG, PipelineConfig, load
 from deploy.pictures import draw
 from deploy.sink import Histogram, Pictures, Sink, Snapshot, Synthesizers
@@ -123,12 +123,15 @@ def test_wandb_takes_the_same_without_a_network(
 ) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("sys.argv", ["ssdkd", "run", "--set", "buffer.url=redis://:secret@redis"])
     (sink,) = sinks(config("wandb"), tmp_path)
     told(sink, replay)
     (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     data = written.read_bytes()
     for name in (b"student/kl_mean", b"buffer/priority", b"samples/class_2"):
         assert name in data
+    assert b"secret" not in data
+    assert not list((tmp_path / "wandb").rglob("wandb-metadata.json"))
     assert len(list((tmp_path / "wandb").rglob("*.png"))) == 3
 
 
@@ -147,6 +150,42 @@ def test_mlflow_takes_numbers_and_images_in_a_folder(
     points = client.get_metric_history(run.info.run_id, "student/kl_mean")
     assert [(each.step, each.value) for each in points] == [(10, 1.0), (20, 2.0)]
     assert len(client.list_artifacts(run.info.run_id, "images")) >= 3
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow about SQLAlchemy
+def test_mlflow_has_one_run_though_its_files_cannot_be_written(
+    replay: InMemoryReplayBuffer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow").write_text("no folder")
+    (sink,) = sinks(config("mlflow"), tmp_path)
+    told(sink, replay)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'ssdkd'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    points = client.get_metric_history(run.info.run_id, "student/kl_mean")
+    assert (run.info.status, points[-1].step) == ("FINISHED", 20)
+
+
+def test_tensorboard_does_not_keep_an_earlier_run_but_the_one_that_goes_on(
+    replay: InMemoryReplayBuffer, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def steps() -> list[int]:
+        read = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload()
+        return [each.step for each in read.Scalars("synthesizers/wanted")]
+
+    for goes_on, step, expected in ((False, 10, [10]), (False, 20, [20]), (True, 30, [20, 30])):
+        (sink,) = sinks(config("tensorboard"), tmp_path)
+        if not goes_on:
+            report.clear(tmp_path)  # as the pipeline does, when the sinks have been made
+        sink.note(snapshot(replay, step))
+        sink.close()
+        assert steps() == expected
+        written = max((tmp_path / TENSORBOARD).iterdir())
+        written.rename(written.with_name("events.out.tfevents.1"))  # names are of a second
 
 
 def test_images_of_a_class_stand_side_by_side() -> None:
