@@ -22,7 +22,6 @@ from prometheus_client import CollectorRegistry
 
 from buffer.addresses import cluster_address
 from buffer.interface import Replay
-from buffer.logs import brief
 from buffer.metrics import FOLDER, BufferCollector
 from deploy import exporter
 from deploy.cluster import node_addresses
@@ -128,7 +127,7 @@ class Monitoring:
                 logger.warning(
                     "node %s: no metrics of its services, its exporter died, another is started "
                     "every %g s: %s",
-                    *(address, RETRY_SECONDS, brief(known.failure)),
+                    *(address, RETRY_SECONDS, known.failure),
                 )
         self._exporters = exporters  # at once: who asks for the targets reads it meanwhile
 
@@ -168,7 +167,7 @@ class _Exporter:
         self.actor, self.address = actor, address
         self.began = time.monotonic()
         self.port: int | None = None
-        self.failure: Exception | None = None
+        self.failure: str | None = None
         self._asked: Any = None
 
     def ask(self) -> None:
@@ -182,7 +181,9 @@ class _Exporter:
             try:
                 self.port = ray.get(self._asked)
             except ray.exceptions.ActorDiedError as error:  # it does not come back by itself
-                self.failure, self.port = error, None
+                self.port = None
+                # The last line is what was raised there, above it is Ray's traceback.
+                self.failure = (str(error).strip().splitlines() or ["no message"])[-1]
                 ray.kill(self.actor)
                 return
             except ray.exceptions.RayError:

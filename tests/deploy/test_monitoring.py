@@ -89,6 +89,7 @@ def test_an_exporter_that_cannot_work_is_told_of_once_and_replaced(
         with urllib.request.urlopen(f"http://{target}/health") as answer:
             assert answer.read() == b"ok\n"
     assert caplog.text.count("no metrics of its services") == 1
+    assert "NotADirectoryError" in caplog.text
     assert not (tmp_path / "file" / "metrics").exists()
 
 
