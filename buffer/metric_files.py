@@ -63,8 +63,8 @@ class MetricFile(MmapedDict):
         """Takes the room on the disk, for the parent class to map; or maps as much memory."""
         if self._f is not None:
             try:
-                with open(self._fname, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, capacity)
+                with open(self._fname, "ab") as file:
+                    file.write(bytes(capacity - self._capacity))
                 return
             except OSError as error:
                 _warn(self._fname, error)
@@ -79,8 +79,7 @@ def _create(path: Path) -> None:
     """Under another name first: whoever reads a file finds a whole one."""
     new = path.with_suffix(".new")
     try:
-        with new.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, FIRST_BYTES)
+        new.write_bytes(bytes(FIRST_BYTES))
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
