@@ -135,8 +135,7 @@ def _write_sum(files: Sequence[Path], new: Path) -> None:
     Raises:
         OSError: the disk has no room for it; looked for beforehand, see :mod:`buffer.metric_files`.
     """
-    with new.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, sum(each.stat().st_size for each in files))
+    new.write_bytes(bytes(sum(each.stat().st_size for each in files)))
     total = MmapedDict(str(new))  # type: ignore[no-untyped-call]
     names = [str(each) for each in files]
     for metric in MultiProcessCollector.merge(names, accumulate=False):  # type: ignore[no-untyped-call]
