@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,11 @@ from typing import Any
 import pytest
 
 from tests.buffer.servers import TcpServer
-from tests.integration.conftest import QUICK
+from tests.integration.conftest import QUICK, SSDKD
 from tests.integration.ray_nodes import RayNodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
-SSDKD = Path(sys.executable).with_name("ssdkd")
 SHARES = {"synthesizer.cpus": 0.25, "distiller.cpus": 0.5}
 
 

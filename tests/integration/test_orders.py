@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.conftest import SSDKD
 from tests.integration.ray_nodes import RAY, RayNodes
 from tests.integration.test_cluster import until
 
@@ -38,15 +37,6 @@ time.sleep(2)
 """
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[RayNodes]:
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
-        RayNodes(Path(folder), head_cpus=1) as nodes,
-    ):
-        yield nodes
-
-
 def submit(nodes: RayNodes, name: str, program: Path) -> None:
     done = subprocess.run(
         [
@@ -59,6 +49,23 @@ def submit(nodes: RayNodes, name: str, program: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def follow(nodes: RayNodes, name: str, *, errors: int) -> subprocess.Popen[str]:
+    """``ssdkd logs --follow``.
+
+    Args:
+        nodes: where.
+        name: of the run.
+        errors: where its stderr goes, as :class:`subprocess.Popen` takes it.
+    """
+    return subprocess.Popen(
+        [SSDKD, "logs", name, "--follow", "--address", nodes.address],
+        env=nodes.environment,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
 
 
 def listed(nodes: RayNodes) -> list[dict[str, Any]]:
@@ -86,13 +93,7 @@ def test_orders_are_answered_and_leave_no_job_and_the_log_is_followed_to_its_end
 
     until(lambda: phase() == "distilling")
     assert set(phases) <= {"starting", "distilling"}
-    with subprocess.Popen(
-        [RAY.with_name("ssdkd"), "logs", "orders", "--follow", "--address", nodes.address],
-        env=nodes.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as followed:
+    with follow(nodes, "orders", errors=subprocess.STDOUT) as followed:
         scaled = nodes.command("scale", "orders", "--synthesizers", "3")
         assert (scaled.returncode, scaled.stdout) == (2, "")
         assert scaled.stderr == "error: synthesizer.max_actors (2): too many\n"
@@ -111,28 +112,20 @@ def test_orders_are_answered_and_leave_no_job_and_the_log_is_followed_to_its_end
     assert [job["metadata"] for job in listed(nodes)] == [{"ssdkd_run": "orders"}]
 
 
-def test_a_log_that_is_followed_ends_in_a_line_when_the_server_goes(tmp_path: Path) -> None:
+def test_a_log_that_is_followed_ends_in_a_line_when_the_server_goes(
+    nodes: RayNodes, tmp_path: Path
+) -> None:
     program = tmp_path / "endless.py"
     program.write_text("import time\nprint('first', flush=True)\ntime.sleep(300)\n")
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
-        RayNodes(Path(folder), head_cpus=1) as nodes,
-    ):
-        submit(nodes, "cut", program)
-        with subprocess.Popen(
-            [RAY.with_name("ssdkd"), "logs", "cut", "--follow", "--address", nodes.address],
-            env=nodes.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as followed:
-            try:
-                assert followed.stdout is not None
-                assert "first\n" in iter(followed.stdout.readline, "")
-                nodes.nodes[0].kill()
-                _, errors = followed.communicate(timeout=60)
-            finally:
-                followed.kill()
+    submit(nodes, "cut", program)
+    with follow(nodes, "cut", errors=subprocess.PIPE) as followed:
+        try:
+            assert followed.stdout is not None
+            assert "first\n" in iter(followed.stdout.readline, "")
+            nodes.nodes[0].kill()
+            _, errors = followed.communicate(timeout=60)
+        finally:
+            followed.kill()
     assert followed.returncode == 2
     (line,) = errors.splitlines()
     assert line.startswith(f"error: the job server at {nodes.address}: ")

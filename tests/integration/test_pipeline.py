@@ -18,12 +18,11 @@ from buffer.config import BufferTable
 from buffer.lease import RunLease
 from buffer.replay import ReplayBuffer
 from buffer.server import RedisServer
-from tests.integration.conftest import survivors
+from tests.integration.conftest import SSDKD, survivors
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
 StartRun = Callable[..., Any]
-SSDKD = Path(sys.executable).with_name("ssdkd")
 
 
 def steps(count: int) -> list[str]:

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,9 +22,8 @@ import psutil
 import pytest
 
 from tests.buffer.servers import TcpServer
-from tests.integration.conftest import PROCESSES, survivors
+from tests.integration.conftest import PROCESSES, SSDKD, survivors
 
-SSDKD = Path(sys.executable).with_name("ssdkd")
 SECONDS = float(os.environ.get("SOAK_SECONDS", "300"))
 KINDS = (*PROCESSES, "pipeline", "redis, kept", "redis, lost")
 FAULTS = max(len(KINDS), round(SECONDS / 10))
