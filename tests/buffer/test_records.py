@@ -71,7 +71,7 @@ def audit(client: redis.Redis, key: Key, capacity: int) -> dict[int, int]:
                 assert generation == records[slot][1]
                 found[slot] = (cell, position)
     assert found == of_slot
-    assert len(list(client.scan_iter(key("cell:*").replace("{", r"\{")))) == cells
+    assert len(client.keys(key("cell:*").replace("{", r"\{"))) == cells
     assert int(client.hget(key("counters"), "size") or -1) == len(found)
     return {slot: cell for slot, (cell, _) in found.items()}
 

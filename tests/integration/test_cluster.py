@@ -17,7 +17,7 @@ from tests.buffer.servers import TcpServer
 from tests.integration.conftest import QUICK, SSDKD
 from tests.integration.ray_nodes import RayNodes
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
 
 SHARES = {"synthesizer.cpus": 0.25, "distiller.cpus": 0.5}
 

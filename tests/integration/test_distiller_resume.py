@@ -179,6 +179,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
     replay.close()
 
 
+@pytest.mark.slow
 def test_a_training_whose_overseer_is_killed_says_so_and_can_be_resumed(
     make_config: Configure, server: RedisServer, train: Train, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_training_whose_overseer_is_killed_says_so_and_can_be_resumed(
     replay.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_that_starved_are_not_started_again(
     make_config: Configure, server: RedisServer, train: Train, count: int
@@ -321,6 +323,7 @@ def test_a_distiller_on_its_own_finds_files_beside_it_and_saves_its_student(
     replay.close()
 
 
+@pytest.mark.slow
 def test_a_distiller_on_its_own_saves_its_student_when_it_is_interrupted(
     make_config: Configure, server: RedisServer, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def read_terminal(terminal: int) -> str:
         parts.append(part)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_with_the_warnings_of_actors_above_it(
     tmp_path: Path, digits_teacher: Path, taken: int
 ) -> None:
