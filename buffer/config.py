@@ -172,7 +172,7 @@ class BufferTable(Table):
     difficulty_exponent: Annotated[float, Field(ge=0, le=5)] = 1.0
     """gamma of the modulating function: 0 ignores the teacher's confidence; start value."""
     adversarial_weight: Annotated[float, Field(ge=0)] = 1.0
-    """w_adv of the next samples; no effect until the buffer has filled once; start value."""
+    """w_adv of the next samples; no effect before ``synthesizer.warm_up_samples``; start value."""
     error_buffer: Annotated[float, Field(gt=0)] | None = None
     """How far, in draws, either side may run ahead of ``samples_per_insert``; default: ten batches
     of the larger side."""

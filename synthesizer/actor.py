@@ -195,7 +195,8 @@ class Synthesizer:
         info = self._patience.insist(self._replay.info)
         context = self.context
         context.class_counts = count_tensor(info, context.teacher.classes, context.device)
-        context.filled_once = info.inserted >= info.capacity
+        warm_up = self._config.synthesizer.warm_up_samples
+        context.warmed_up = info.inserted >= (info.capacity if warm_up is None else warm_up)
         context.params = self._patience.insist(self._replay.params)
         context.progress = self._patience.insist(self._replay.progress)
         self._tally.saw(context.progress)

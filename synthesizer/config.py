@@ -27,6 +27,9 @@ class SynthesizerTable(Table):
     """w_task: weight of the modulated cross-entropy."""
     adversarial_agreement_only: bool = True
     """Count the adversarial term only where teacher and student agree (Fast-DFKD's mask)."""
+    warm_up_samples: Annotated[int, Field(ge=0)] | None = None
+    """The adversarial term begins when so many samples have been inserted; ``None``: as many as the
+    buffer holds, when it has filled once."""
     diversity: Annotated[Literal["share", "stretched", "off"], OFF_IS_A_WORD] = "share"
     """First factor of phi: ``1 - count/|R|``, ``1 - count/max count``, or 1."""
     difficulty: bool = True

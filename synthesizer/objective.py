@@ -64,7 +64,7 @@ def objective(
     phi = _phi(logits, context, table)
     weighted.append(("task", table.task_weight, _task(logits, labels, phi, table)))
     adversarial_weight = context.params.adversarial_weight
-    if adversarial_weight > 0 and context.filled_once and context.student is not None:
+    if adversarial_weight > 0 and context.warmed_up and context.student is not None:
         student_logits = at_least_float32(context.student(images))
         masked = table.adversarial_agreement_only
         divergence = terms.adversarial(logits, student_logits, agreement_only=masked)

@@ -59,8 +59,8 @@ class Context:
     """The sampling parameters in force."""
     class_counts: Tensor | None = None
     """``[K]`` buffered samples per predicted class; ``None`` for an empty buffer."""
-    filled_once: bool = False
-    """The buffer has been full: adversarial terms may start."""
+    warmed_up: bool = False
+    """``synthesizer.warm_up_samples`` have been inserted: adversarial terms may start."""
     report: Callable[[float], None] = lambda share: None
     """Takes how far :meth:`Method.prepare` is, in [0, 1]. Called wherever ``state_dict`` holds all
     that was reached, since it may be saved right then."""

@@ -54,8 +54,8 @@ class FastMetaTable(Table):
     bn_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Share of earlier rounds in the moments that are matched; 0 matches each batch alone."""
     reset_after_rounds: Positive | None = 120
-    """The generator's first layers start anew, once, so many rounds after the buffer has filled;
-    ``None``: never."""
+    """The generator's first layers start anew, once, so many rounds after the warm-up; ``None``:
+    never."""
 
     @model_validator(mode="after")
     def _rates_are_known(self) -> Self:
@@ -102,7 +102,7 @@ class FastMeta:
         self.table = config.synthesizer
         self.image_shape = config.teacher.image_shape
         self.averages: list[LayerMoments] | None = None
-        self.rounds_when_full = 0
+        self.rounds_warmed_up = 0
         self._loaded: dict[str, Any] | None = None
 
     def requirements(self, config: SynthesizerFile) -> Requirements:
@@ -165,7 +165,7 @@ class FastMeta:
             "generator": self.shared.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": None if self.averages is None else [tuple(a) for a in self.averages],
-            "rounds_when_full": self.rounds_when_full,
+            "rounds_warmed_up": self.rounds_warmed_up,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class FastMeta:
             if averages is None
             else [LayerMoments(*(moment.to(device) for moment in pair)) for pair in averages]
         )
-        self.rounds_when_full = state["rounds_when_full"]
+        self.rounds_warmed_up = state["rounds_warmed_up"]
 
     def _new_generator(self, device: torch.device) -> ConvGenerator:
         generator = ConvGenerator(
@@ -190,8 +190,8 @@ class FastMeta:
         return generator.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def _reset_when_due(self, context: Context) -> None:
-        self.rounds_when_full += context.filled_once
-        if self.rounds_when_full - 1 == self.settings.reset_after_rounds:
+        self.rounds_warmed_up += context.warmed_up
+        if self.rounds_warmed_up - 1 == self.settings.reset_after_rounds:
             initialize(self.shared.first_layers, context.generator)
             for parameter in self.shared.first_layers.parameters():
                 # Adam's moments describe weights that are gone.

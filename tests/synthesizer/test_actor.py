@@ -54,6 +54,18 @@ def test_steps_fill_the_buffer_with_growing_sequence_numbers(
     assert replay.info().inserted == 70
 
 
+def test_the_warm_up_may_be_shorter_than_the_buffer(
+    config: SynthesizerFile, replay: FaultyReplay
+) -> None:
+    table = config.synthesizer.model_copy(update={"warm_up_samples": 28})
+    worker = synthesizer_of(config.model_copy(update={"synthesizer": table}), replay)
+    warmed_up = []
+    for _ in range(4):
+        worker.step()
+        warmed_up.append(worker.context.warmed_up)
+    assert warmed_up == [False, False, True, True]  # as of before the step
+
+
 def test_the_context_follows_the_buffer(config: SynthesizerFile, replay: FaultyReplay) -> None:
     worker = synthesizer_of(config, replay)
     worker.step()
@@ -63,13 +75,13 @@ def test_the_context_follows_the_buffer(config: SynthesizerFile, replay: FaultyR
         # The context is as of before the step.
         assert worker.context.class_counts is not None
         assert worker.context.class_counts.sum() == inserted
-        assert not worker.context.filled_once
+        assert not worker.context.warmed_up
     worker.step()
     counts = worker.context.class_counts
     assert counts is not None
     assert counts.shape == (4,)
     assert counts.sum() == 64
-    assert worker.context.filled_once
+    assert worker.context.warmed_up
     params = SamplingParams(version=Version(1, 1), adversarial_weight=3.0)
     progress = StudentProgress(version=Version(1, 9), elapsed_share=0.5)
     replay.set_params(params)

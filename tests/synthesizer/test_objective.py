@@ -32,7 +32,7 @@ def table(config: SynthesizerFile) -> SynthesizerTable:
 @pytest.fixture
 def fighting(context: Context, student: NormalizedModel) -> Context:
     """A context in which the adversarial term is on."""
-    return replace(context, student=student, filled_once=True)
+    return replace(context, student=student, warmed_up=True)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(
@@ -67,7 +67,7 @@ def test_the_adversarial_term_waits_for_a_full_buffer_and_a_student(
     images: Tensor, table: SynthesizerTable, fighting: Context, filled: bool, has_student: bool
 ) -> None:
     student = fighting.student if has_student else None
-    context = replace(fighting, filled_once=filled, student=student)
+    context = replace(fighting, warmed_up=filled, student=student)
     assert "adversarial" not in objective(images, LABELS, context, table).parts
     assert "adversarial" in objective(images, LABELS, fighting, table).parts
 

@@ -129,7 +129,7 @@ def test_an_actor_that_was_killed_goes_on_with_what_it_had_learned(
 
     def rounds_learned_from() -> int:
         saved = torch.load(checkpoints / "synthesizer-4.pt", weights_only=True)
-        return int(saved["state"]["method"]["rounds_when_full"])
+        return int(saved["state"]["method"]["rounds_warmed_up"])
 
     first = start(config, url=url, index=4, checkpoints=checkpoints)
     running = first.run.remote()

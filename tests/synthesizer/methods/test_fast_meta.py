@@ -91,7 +91,7 @@ def test_the_adversarial_weight_raises_the_disagreement(
     for weight in (0.0, 5.0):
         context.generator.manual_seed(1)
         params = SamplingParams(adversarial_weight=weight)
-        fighting = replace(context, student=student, filled_once=True, params=params)
+        fighting = replace(context, student=student, warmed_up=True, params=params)
         method = prepared(config, fighting)
         batches = [method.round(fighting) for _ in range(15)]
         disagreements.append(judge(batches[-1].images, fighting).disagreements.mean())
@@ -136,7 +136,7 @@ def test_the_first_layers_start_anew_once_so_many_rounds_after_the_buffer_filled
     method = prepared(config, context, reset_after_rounds=3, generator_lr=1e-9, latent_lr=1e-9)
     changed = []
     for number in range(12):
-        context.filled_once = number >= 2
+        context.warmed_up = number >= 2
         before = weights(method)
         method.round(context)
         ways = [
@@ -153,7 +153,7 @@ def test_the_first_layers_start_anew_once_so_many_rounds_after_the_buffer_filled
 def test_the_generator_is_never_reset_if_told_so(config: SynthesizerFile, context: Context) -> None:
     method = prepared(config, context, reset_after_rounds=None, generator_lr=1e-9, latent_lr=1e-9)
     before = weights(method)
-    context.filled_once = True
+    context.warmed_up = True
     for _ in range(4):
         method.round(context)
     for ours, theirs in zip(before, weights(method), strict=True):
@@ -163,7 +163,7 @@ def test_the_generator_is_never_reset_if_told_so(config: SynthesizerFile, contex
 def test_a_restored_method_goes_on_with_the_same_images(
     config: SynthesizerFile, context: Context
 ) -> None:
-    context.filled_once = True
+    context.warmed_up = True
     method = prepared(config, context)
     for _ in range(3):
         method.round(context)
@@ -175,7 +175,7 @@ def test_a_restored_method_goes_on_with_the_same_images(
         again = restored.round(context)
         assert torch.equal(again.images, batch.images)
         assert again.losses == batch.losses
-    assert restored.rounds_when_full == 5
+    assert restored.rounds_warmed_up == 5
 
 
 def test_a_state_survives_a_file_that_may_hold_no_code(

@@ -1,0 +1,163 @@
+"""Runs that answer one question: equal budgets of time, one difference, several seeds.
+
+A study is a file ``studies/NAME.yaml``, see :class:`Study`::
+
+    python -m tests.benchmarks.study run NAME      makes the runs that have no record yet
+    python -m tests.benchmarks.study judge NAME    compares their students on synthetic images
+
+A run's record, ``records/NAME/ARM-SEED.json``, is to be committed: tables grow over days, and who
+interrupts ``run`` loses the run in hand only. What ``judge`` needs besides, students and
+generators, stays in ``runs/studies``.
+
+**Decisions are made by agreement with the teacher on a pool of synthetic images**, never on test
+images. The probes that a run holds back will not do: an arm that makes easy images agrees on easy
+probes. So the generators of all runs of a study, as they had become by the end, make as many images
+each, and every student is asked about those of all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from buffer.parsing import Table
+from deploy import report
+from deploy.config import CONFIGS, load
+from deploy.validate import with_teacher
+from tests.benchmarks.pool import agreements
+from tests.benchmarks.processes import Processes
+
+HERE = Path(__file__).parent
+STUDIES, RECORDS = HERE / "studies", HERE / "records"
+RUNS = HERE.parents[1] / "runs" / "studies"
+SHARED = os.environ.get("SSDKD_SHARED", str(HERE.parents[2] / "shared"))
+SSDKD = Path(sys.executable).with_name("ssdkd")
+LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
+"""Of ``result.json``; the study says it, or nothing does."""
+Record = dict[str, Any]
+
+
+class Study(Table):
+    """What is compared. ``$SHARED`` in an override is the folder of teachers and test sets."""
+
+    title: str
+    question: str
+    """What the study is to find out, how it is measured, and what was decided beforehand."""
+    config: str
+    """Name of a shipped configuration."""
+    overrides: tuple[str, ...] = ()
+    """Of all runs."""
+    arms: dict[str, tuple[str, ...]]
+    """Overrides of each arm; the first one is what the others are compared with."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """An arm may be run with fewer of them, see ``run --seeds``."""
+    pool: int = 512
+    """Images that each run's generator gives to the pool."""
+
+
+def study(name: str) -> Study:
+    """The study of this name."""
+    return Study.model_validate(yaml.safe_load((STUDIES / f"{name}.yaml").read_text()))
+
+
+def records(name: str) -> dict[tuple[str, int], Record]:
+    """The runs made so far, by arm and seed."""
+    found = (json.loads(path.read_text()) for path in sorted((RECORDS / name).glob("*.json")))
+    return {(record["arm"], record["seed"]): record for record in found}
+
+
+def run(name: str, seeds: Sequence[int], arms: Sequence[str]) -> None:
+    """Makes the runs that have no record, arms by turns: a machine may be slower in the evening."""
+    asked, done = study(name), records(name)
+    for seed in seeds or asked.seeds:
+        for arm in arms or asked.arms:
+            if (arm, seed) not in done:
+                print(f"{name}: {arm}, seed {seed}", flush=True)
+                record = one_run(asked, arm, seed, RUNS / name)
+                write(name, {"arm": arm, "seed": seed, **record})
+                said = (f"{key} {value}" for key, value in record.items() if key in SAID)
+                print(", ".join(said), flush=True)
+
+
+SAID = ("student_accuracy", "agreement", "samples_inverted", "student_steps")
+
+
+def write(name: str, record: Record) -> None:
+    path = RECORDS / name / f"{record['arm']}-{record['seed']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
+    """One run's record.
+
+    Args:
+        asked: the study.
+        arm: one of its arms.
+        seed: of the run, and of its teacher if that is trained for it.
+        folder: takes the run's outputs, and the teacher.
+    """
+    out = folder / f"{arm}-{seed}"
+    common = [*asked.overrides, *asked.arms[arm], f"run.seed={seed}"]
+    sets = [each.replace("$SHARED", SHARED) for each in common]
+    (teachers := folder / f"teacher-{seed}").mkdir(parents=True, exist_ok=True)
+    config = CONFIGS / f"{asked.config}.yaml"
+    teacher = with_teacher(load(config, sets), teachers).teacher.weights
+    load_before = os.getloadavg()[0]
+    process = subprocess.Popen(
+        [
+            *(str(SSDKD), "run", str(config), "--progress", "quiet", "--out", str(out)),
+            *(part for each in [*sets, f"teacher.weights={teacher}"] for part in ("--set", each)),
+        ]
+    )
+    processes = Processes(process.pid)
+    if process.wait() != 0:
+        raise SystemExit(f"the run in {out} failed with {process.returncode}")
+    result = json.loads((out / "result.json").read_text())
+    return {
+        "overrides": list(common),
+        **{key: value for key, value in result.items() if key not in LEFT_OUT},
+        "processor_seconds": {
+            "synthesizers": processes.seconds("ray::SynthesizerService"),
+            "distillers": processes.seconds("ray::RayTrainWorker"),
+            "redis": processes.seconds("redis-server"),
+            "all": processes.seconds(""),
+        },
+        "peak_mebibytes": processes.peak_mebibytes,
+        "load_before": load_before,
+        "machine": report.machine(),
+    }
+
+
+def judge(name: str) -> None:
+    """Adds ``pool_agreement`` to the records of a study; its runs must be at hand."""
+    done = records(name)
+    outs = {key: RUNS / name / f"{key[0]}-{key[1]}" for key in done}
+    for key, value in agreements(outs, study(name).pool).items():
+        write(name, done[key] | {"pool_agreement": value})
+        print(f"{key[0]}, seed {key[1]}: {value:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("command", choices=("run", "judge"))
+    parser.add_argument("study", choices=sorted(path.stem for path in STUDIES.glob("*.yaml")))
+    parser.add_argument("--seeds", type=int, nargs="*", default=())
+    parser.add_argument("--arms", nargs="*", default=())
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.study, options.seeds, options.arms)
+    else:
+        judge(options.study)
+
+
+if __name__ == "__main__":
+    main()
