@@ -51,7 +51,7 @@ def section(name: str) -> str:
         [
             f"### {asked.title}\n",
             f"{asked.question}\n",
-            f"`python -m tests.benchmarks.study run {name}`, then `judge {name}`. {made_on(done)}\n",
+            f"`python -m tests.benchmarks.study run {name}`, `... judge {name}`; {made_on(done)}\n",
             *arms_table(by_arm),
             "",
             f"![Accuracy over time](plots/{name}.svg)\n",
@@ -125,15 +125,13 @@ def draw(name: str, by_arm: dict[str, Runs]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     (DOCS / "plots").mkdir(exist_ok=True)
-    figure.savefig(
-        DOCS / "plots" / f"{name}.svg", bbox_inches="tight", metadata={"Date": None}
-    )
+    figure.savefig(DOCS / "plots" / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
 
 
 def made_on(done: dict[tuple[str, int], Record]) -> str:
     """The machines and versions of a study's runs."""
-    kinds = sorted((_described(run) for run in done.values()))
+    kinds = sorted(_described(run) for run in done.values())
     return "; ".join(f"{len(list(group))} runs on {kind}" for kind, group in groupby(kinds)) + "."
 
 
@@ -149,7 +147,7 @@ def main() -> None:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     sections = [section(p.stem) for p in sorted(STUDIES.glob("*.yaml")) if records(p.stem)]
-    path.write_text(f"{before}{BEGIN}\n\n{'\n'.join(sections)}\n{END}{after}")
+    path.write_text("\n".join([before + BEGIN, "", *sections, END + after]))
 
 
 if __name__ == "__main__":
