@@ -1,0 +1,181 @@
+"""Inversion and distillation beside their floors: the passes that nobody can do without.
+
+``python -m tests.benchmarks.floors`` measures a round of the synthesizer and a step of the
+distiller as the services make them (teacher, adversary, augmentation, optimiser, judging,
+priorities; without Redis) against a loop of only the forward and backward passes that these need, at the same precision
+and memory format. Both services at once, with a core each, as on the machine that they share;
+``--device cuda`` on a GPU. Networks are those of a shipped configuration with random weights.
+
+Medians of blocks by turns, and ratios to the figures of the last run on such a machine, which are
+in ``records/floors.json``: ``--keep`` replaces them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from buffer.memory import InMemoryReplayBuffer
+from buffer.models import build
+from buffer.version import NEVER
+from deploy import report
+from deploy.config import CONFIGS, PipelineConfig, load
+from distiller.losses import soft_target_loss
+from distiller.step import precision
+from distiller.trainer import Trainer
+from synthesizer.generators import ConvGenerator
+from synthesizer.inverter import Inverter, build_inverter
+from synthesizer.methods.fast_meta import FastMetaTable
+from synthesizer.teacher import freeze
+from tests.benchmarks.study import RECORDS
+
+BLOCKS = 7
+STORED = RECORDS / "floors.json"
+Work = Callable[[], object]
+Figures = dict[str, float]
+
+
+def inversion(config: PipelineConfig, device: torch.device) -> dict[str, Work]:
+    """A round, and its floor."""
+    inverter = inverter_of(config, device)
+    student, teacher = inverter.context.student, inverter.context.teacher
+    assert student is not None
+    settings = FastMetaTable.model_validate(config.synthesizer.kwargs)
+    shape, batch = config.teacher.image_shape, config.synthesizer.batch_size
+    generator = ConvGenerator(shape, latent_dim=settings.latent_dim, width=settings.width)
+    generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    latents = torch.randn(batch, settings.latent_dim, device=device, requires_grad=True)
+    labels = torch.randint(config.teacher.classes, (batch,), device=device)
+
+    def bare() -> None:
+        for _ in range(settings.inner_steps):
+            with precision(device, inverter.context.autocast):
+                images = generator(latents)
+                outputs = teacher.logits(images), student(images)
+            sum(F.cross_entropy(output.float(), labels) for output in outputs).backward()
+
+    return {"round": lambda: inverter.round(born=NEVER), "its floor": bare}
+
+
+def inverter_of(config: PipelineConfig, device: torch.device) -> Inverter:
+    """At work, with a student as adversary."""
+    inverter = build_inverter(config, "synthesizer-0", device, 0)
+    inverter.context.student = freeze(build(config.student), device)
+    inverter.context.warmed_up = True
+    inverter.method.prepare(inverter.context)
+    return inverter
+
+
+def distillation(config: PipelineConfig, device: torch.device) -> dict[str, Work]:
+    """A step on a batch that is there, and its floor."""
+    inverter, replay = inverter_of(config, device), InMemoryReplayBuffer(config.buffer, seed=0)
+    for sequence in range(1 + config.buffer.minimum // config.synthesizer.batch_size):
+        made = inverter.round(born=NEVER)
+        replay.insert(made.samples, producer="synthesizer-0", sequence=sequence)
+    trainer = Trainer(config, replay, attempt=1, device=device)
+    batch = replay.sample(config.distiller.batch_size)
+    images = torch.from_numpy(batch.images).to(device).float().div(255.0)
+    images = images.contiguous(memory_format=torch.channels_last)
+    autocast = inverter.context.autocast
+
+    def bare() -> None:
+        with precision(device, autocast):
+            with torch.no_grad():
+                wanted: Tensor = trainer.pair.teacher(images)
+            given = trainer.pair.student(images)
+        soft_target_loss(given, wanted, temperature=4.0).mean().backward()  # type: ignore[no-untyped-call]
+
+    return {"step": lambda: trainer.step(batch, learning_rate=0.01), "its floor": bare}
+
+
+SIDES = {"inversion": inversion, "distillation": distillation}
+
+
+def measure(side: str, name: str, device: torch.device) -> Figures:
+    """Median seconds of each work of a side, by turns."""
+    torch.manual_seed(0)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        works = SIDES[side](configured(name, Path(folder)), device)
+    times: dict[str, list[float]] = {what: [] for what in works}
+    for number in range(BLOCKS + 1):
+        for what, work in works.items():
+            begun = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if number:  # the first one warms up
+                times[what].append(time.perf_counter() - begun)
+    return {what: statistics.median(spent) for what, spent in times.items()}
+
+
+def configured(name: str, folder: Path) -> PipelineConfig:
+    """A shipped configuration with a teacher that knows nothing."""
+    config = load(CONFIGS / f"{name}.yaml", ["evaluation.data=null", "teacher.weights=null"])
+    path = folder / "teacher.safetensors"
+    safetensors.torch.save_file(dict(build(config.teacher).network.state_dict()), path)
+    teacher = config.teacher.model_copy(update={"weights": str(path)})
+    return config.model_copy(update={"teacher": teacher})
+
+
+def both(name: str, device: str) -> dict[str, Figures]:
+    """Both sides at once, each in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.floors", name, "--device", device]
+    children = {
+        side: subprocess.Popen([*command, "--side", side], stdout=subprocess.PIPE, text=True)
+        for side in SIDES
+    }
+    return {side: json.loads(child.communicate()[0]) for side, child in children.items()}
+
+
+def table(found: dict[str, Figures], last: dict[str, Figures]) -> str:
+    """Markdown: each side beside its floor, and beside the last run's figures."""
+    lines = [
+        "| | ms | floor, ms | times its floor | times the last | floor: times the last |",
+        "|---|---|---|---|---|---|",
+    ]
+    for side, figures in found.items():
+        what, (ours, floor) = next(iter(figures)), figures.values()
+        moved = [f"{now / last[side][key]:.2f}" for key, now in figures.items() if side in last]
+        cells = [f"{1e3 * ours:.1f}", f"{1e3 * floor:.1f}", f"{ours / floor:.2f}"]
+        lines.append(f"| {what} | {' | '.join([*cells, *(moved or ['-', '-'])])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("config", nargs="?", default="cifar10-resnet20")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", action="store_true", help="the figures, for the next run")
+    parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(measure(options.side, options.config, torch.device(options.device))))
+        return
+    stored: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {}
+    machine = report.machine()
+    where = ", ".join(machine["gpus"]) if options.device == "cuda" else machine["processor"]
+    key = f"{options.config} on {where}"
+    found = both(options.config, options.device)
+    print(f"{key}, {report.versions()['torch']}\n\n{table(found, stored.get(key, {}))}")
+    if options.keep:
+        stored[key] = found
+        report.write_atomically(STORED, (json.dumps(stored, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
