@@ -2,9 +2,10 @@
 
 ``python -m tests.benchmarks.floors`` measures a round of the synthesizer and a step of the
 distiller as the services make them (teacher, adversary, augmentation, optimiser, judging,
-priorities; without Redis) against a loop of only the forward and backward passes that these need, at the same precision
-and memory format. Both services at once, with a core each, as on the machine that they share;
-``--device cuda`` on a GPU. Networks are those of a shipped configuration with random weights.
+priorities; without Redis) against a loop of only the forward and backward passes that these need,
+at the same precision and memory format. Both services at once, with a core each, as on the machine
+that they share; ``--device cuda`` on a GPU. Networks are those of a shipped configuration with
+random weights.
 
 Medians of blocks by turns, and ratios to the figures of the last run on such a machine, which are
 in ``records/floors.json``: ``--keep`` replaces them.

@@ -45,6 +45,15 @@ LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
 Record = dict[str, Any]
 
 
+class Turns(Table):
+    """How much work a run is."""
+
+    steps: int
+    """Of the student."""
+    ratio: float
+    """Student steps per round."""
+
+
 class Study(Table):
     """What is compared. ``$SHARED`` in an override is the folder of teachers and test sets."""
 
@@ -59,6 +68,8 @@ class Study(Table):
     """Overrides of each arm; the first one is what the others are compared with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """An arm may be run with fewer of them, see ``run --seeds``."""
+    turns: Turns | None = None
+    """Runs are made by turns, see ``turns.py``, not by services at once for some time."""
     pool: int = 512
     """Images that each run's generator gives to the pool."""
 
@@ -114,7 +125,8 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     load_before = os.getloadavg()[0]
     process = subprocess.Popen(
         [
-            *(str(SSDKD), "run", str(config), "--progress", "quiet", "--out", str(out)),
+            *command(asked.turns),
+            *(str(config), "--out", str(out)),
             *(part for each in [*sets, f"teacher.weights={teacher}"] for part in ("--set", each)),
         ]
     )
@@ -135,6 +147,14 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         "load_before": load_before,
         "machine": report.machine(),
     }
+
+
+def command(turns: Turns | None) -> list[str]:
+    """What makes a run."""
+    if turns is None:
+        return [str(SSDKD), "run", "--progress", "quiet"]
+    work = ["--steps", str(turns.steps), "--ratio", str(turns.ratio)]
+    return [sys.executable, "-m", "tests.benchmarks.turns", *work]
 
 
 def judge(name: str) -> None:
