@@ -61,7 +61,7 @@ class Study(Table):
     question: str
     """What the study is to find out, how it is measured, and what was decided beforehand."""
     config: str
-    """Name of a shipped configuration."""
+    """Name of a shipped configuration, or of one of ``studies/configs``."""
     overrides: tuple[str, ...] = ()
     """Of all runs."""
     arms: dict[str, tuple[str, ...]]
@@ -120,7 +120,11 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     common = [*asked.overrides, *asked.arms[arm], f"run.seed={seed}"]
     sets = [each.replace("$SHARED", SHARED) for each in common]
     (teachers := folder / f"teacher-{seed}").mkdir(parents=True, exist_ok=True)
-    config = CONFIGS / f"{asked.config}.yaml"
+    config = next(
+        path
+        for path in (STUDIES / "configs" / f"{asked.config}.yaml", CONFIGS / f"{asked.config}.yaml")
+        if path.exists()
+    )
     teacher = with_teacher(load(config, sets), teachers).teacher.weights
     load_before = os.getloadavg()[0]
     process = subprocess.Popen(

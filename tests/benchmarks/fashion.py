@@ -1,0 +1,61 @@
+"""Fashion-MNIST's teacher, trained where its images are: ``SSDKD_SHARED``, or ``shared`` beside us.
+
+For studies only; a run never sees the training images.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from buffer.config import ModelSpec
+from buffer.models import NormalizedModel, build
+from distiller.augment import crop_and_flip, to_unit
+
+SHARED = Path(os.environ.get("SSDKD_SHARED", Path(__file__).parents[3] / "shared"))
+EPOCHS, BATCH, PEAK_RATE = 4, 256, 6e-3
+
+
+def teacher(spec: ModelSpec, folder: Path, seed: int) -> Path:
+    """Trains the specified network and writes its weights; the file of the weights.
+
+    Args:
+        spec: the teacher; its ``weights`` are ignored.
+        folder: where ``teacher.safetensors`` is written; one that is there is taken.
+        seed: of initialisation, order, crops and flips.
+    """
+    path = folder / "teacher.safetensors"
+    if not path.exists():
+        with np.load(SHARED / "data" / "fashion_mnist_train.npz") as data:
+            images, labels = (torch.from_numpy(data[name]) for name in ("images", "labels"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build(spec.model_copy(update={"weights": None}))
+            _train(model, images.unsqueeze(1), labels)
+        safetensors.torch.save_file(dict(model.network.state_dict()), path)
+    return path
+
+
+def _train(model: NormalizedModel, images: Tensor, labels: Tensor) -> None:
+    """Ordinary supervised training: AdamW, one-cycle rate, crops and flips."""
+    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
+    steps = EPOCHS * -(-len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
+    rng = torch.Generator().manual_seed(torch.initial_seed())
+    for _ in range(EPOCHS):
+        for chosen in torch.randperm(len(images)).split(BATCH):
+            batch = crop_and_flip(images[chosen], padding=2, flip=True, generator=rng)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                outputs = model(to_unit(batch))
+            optimizer.zero_grad()
+            F.cross_entropy(outputs.float(), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    model.eval()
