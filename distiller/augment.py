@@ -52,6 +52,29 @@ def crop_and_flip(
     return padded[which, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
 
+def mix(images: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Blends some images with others of the batch (mixup, Zhang et al. 2018).
+
+    Why it helps without labels: the teacher answers for a blend as for any image, so that few
+    images make many. An image keeps at least half of its own weight, which is drawn uniformly from
+    [1/2, 1]: what the student's answer says is still said of it rather than of its partner.
+
+    Args:
+        images: ``[B, C, H, W]``, floating point.
+        share: of the images that are blended, in [0, 1].
+        generator: on the device of ``images``; the only source of randomness.
+
+    Returns:
+        ``[B, C, H, W]``; ``images`` itself if ``share`` is 0.
+    """
+    if share == 0.0:
+        return images
+    count, device = len(images), images.device
+    own, chosen = torch.rand((2, count, 1, 1, 1), generator=generator, device=device)
+    partners = images[torch.randperm(count, generator=generator, device=device)]
+    return torch.lerp(images, partners, 0.5 * own * (chosen < share))
+
+
 def to_unit(images: Tensor) -> Tensor:
     """uint8 images as float32 in [0, 1], keeping their memory format."""
     return images.float().div_(255.0)

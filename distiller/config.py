@@ -31,6 +31,8 @@ class DistillerTable(Table):
     """Augmentation: pad and crop at random by up to so many pixels."""
     flip: bool = True
     """Augmentation: flip at random."""
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Augmentation: share of the images that are blended with another of their batch."""
     teacher_logits: Literal["recompute", "cached"] = "recompute"
     """``recompute``: the teacher sees the augmented batch; ``cached``: the logits stored with each
     sample, valid only without augmentation."""

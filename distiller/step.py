@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from buffer.errors import ConfigError, Diverged
 from buffer.sample import Batch
-from distiller.augment import crop_and_flip, to_unit
+from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
 from distiller.ranks import Ranks
@@ -173,7 +173,8 @@ class DistillationStep:
             flip=self._table.flip,
             generator=self.generator,
         )
-        return to_unit(augmented).contiguous(memory_format=torch.channels_last)
+        images = to_unit(augmented).contiguous(memory_format=torch.channels_last)
+        return mix(images, share=self._table.mixup, generator=self.generator)
 
     def _teacher_logits(self, batch: Batch, images: Tensor) -> Tensor:
         if self._table.teacher_logits == "cached":

@@ -67,9 +67,11 @@ def _check_batch(config: DistillerFile) -> None:
 
 def _check_cached_logits(config: DistillerFile) -> None:
     table = config.distiller
-    if table.teacher_logits == "cached" and (table.crop_padding > 0 or table.flip):
+    augmented = table.crop_padding > 0 or table.flip or table.mixup > 0
+    if table.teacher_logits == "cached" and augmented:
         raise ConfigError(
-            f"distiller.teacher_logits (cached) with crop_padding ({table.crop_padding}) and flip "
-            f"({table.flip}): stored logits are of the image before augmentation, the student "
-            "would learn wrong targets; set crop_padding 0 and flip false, or recompute"
+            f"distiller.teacher_logits (cached) with crop_padding ({table.crop_padding}), flip "
+            f"({table.flip}) and mixup ({table.mixup:g}): stored logits are of the image before "
+            "augmentation, the student would learn wrong targets; set crop_padding 0, flip false "
+            "and mixup 0, or recompute"
         )

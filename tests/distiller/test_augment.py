@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from distiller.augment import crop_and_flip, to_unit
+from distiller.augment import crop_and_flip, mix, to_unit
 
 
 def _random_images(count, *, seed=0, shape=(2, 5, 6)):
@@ -78,6 +78,20 @@ def test_one_seed_gives_one_augmentation():
 
     assert torch.equal(augmented(5), augmented(5))
     assert not torch.equal(augmented(5), augmented(6))
+
+
+def test_as_many_are_blended_as_asked_and_each_keeps_most_of_itself():
+    images = torch.eye(1000).view(1000, 1, 10, 100)
+    mixed = mix(images, share=0.4, generator=torch.Generator().manual_seed(0)).view(1000, 1000)
+    own = mixed.diagonal()
+    assert (mixed.sum(dim=1) - 1.0).abs().max() < 1e-6
+    assert own.min() >= 0.5
+    blended = own < 1.0
+    assert 0.35 < blended.float().mean() < 0.45
+    assert 0.72 < own[blended].mean() < 0.78
+    assert mix(images, share=0.0, generator=torch.Generator()) is images
+    everything = mix(images, share=1.0, generator=torch.Generator().manual_seed(0))
+    assert (everything.view(1000, 1000).diagonal() < 1.0).float().mean() > 0.99
 
 
 def test_results_are_channels_last_of_the_same_type():

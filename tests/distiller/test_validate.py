@@ -36,11 +36,15 @@ def test_cached_logits_pass_without_augmentation(make_config):
         ),
         (
             ("distiller.teacher_logits=cached",),
-            "distiller.teacher_logits (cached) with crop_padding (1) and flip (False)",
+            "distiller.teacher_logits (cached) with crop_padding (1), flip (False) and mixup (0)",
         ),
         (
             ("distiller.teacher_logits=cached", "distiller.crop_padding=0", "distiller.flip=true"),
-            "distiller.teacher_logits (cached) with crop_padding (0) and flip (True)",
+            "distiller.teacher_logits (cached) with crop_padding (0), flip (True) and mixup (0)",
+        ),
+        (
+            ("distiller.teacher_logits=cached", "distiller.crop_padding=0", "distiller.mixup=0.5"),
+            "distiller.teacher_logits (cached) with crop_padding (0), flip (False) and mixup (0.5)",
         ),
         (
             ("evaluation.data=/none.npz",),
