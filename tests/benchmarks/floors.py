@@ -41,7 +41,7 @@ from synthesizer.generators import ConvGenerator
 from synthesizer.inverter import Inverter, build_inverter
 from synthesizer.methods.fast_meta import FastMetaTable
 from synthesizer.teacher import freeze
-from tests.benchmarks.study import RECORDS
+from tests.benchmarks.studies.study import RECORDS
 
 BLOCKS = 7
 STORED = RECORDS / "floors.json"

@@ -1,23 +1,12 @@
-"""Runs that answer one question: equal budgets of time, one difference, several seeds.
+"""A study, and the making of its runs.
 
-A study is a file ``studies/NAME.yaml``, see :class:`Study`::
-
-    python -m tests.benchmarks.study run NAME      makes the runs that have no record yet
-    python -m tests.benchmarks.study judge NAME    compares their students on synthetic images
-
-A run's record, ``records/NAME/ARM-SEED.json``, is to be committed: tables grow over days, and who
-interrupts ``run`` loses the run in hand only. What ``judge`` needs besides, students and
+A run's record, ``records/STUDY/ARM-SEED.json``, is to be committed: tables grow over days, and who
+interrupts the making loses the run in hand only. What the judging needs besides, students and
 generators, stays in ``runs/studies``.
-
-**Decisions are made by agreement with the teacher on a pool of synthetic images**, never on test
-images. The probes that a run holds back will not do: an arm that makes easy images agrees on easy
-probes. So the generators of all runs of a study, as they had become by the end, make as many images
-each, and every student is asked about those of all others.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -32,13 +21,14 @@ from buffer.parsing import Table
 from deploy import report
 from deploy.config import CONFIGS, load
 from deploy.validate import with_teacher
-from tests.benchmarks.pool import agreements
 from tests.benchmarks.processes import Processes
+from tests.benchmarks.studies.pool import agreements
 
 HERE = Path(__file__).parent
-STUDIES, RECORDS = HERE / "studies", HERE / "records"
-RUNS = HERE.parents[1] / "runs" / "studies"
-SHARED = os.environ.get("SSDKD_SHARED", str(HERE.parents[2] / "shared"))
+QUESTIONS, CONFIGURATIONS, RECORDS = HERE / "questions", HERE / "configs", HERE / "records"
+ROOT = HERE.parents[2]
+RUNS = ROOT / "runs" / "studies"
+SHARED = Path(os.environ.get("SSDKD_SHARED", ROOT.parent / "shared"))
 SSDKD = Path(sys.executable).with_name("ssdkd")
 LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
 """Of ``result.json``; the study says it, or nothing does."""
@@ -61,7 +51,7 @@ class Study(Table):
     question: str
     """What the study is to find out, how it is measured, and what was decided beforehand."""
     config: str
-    """Name of a shipped configuration, or of one of ``studies/configs``."""
+    """Name of a shipped configuration, or of one of ``configs`` here."""
     overrides: tuple[str, ...] = ()
     """Of all runs."""
     arms: dict[str, tuple[str, ...]]
@@ -76,7 +66,7 @@ class Study(Table):
 
 def study(name: str) -> Study:
     """The study of this name."""
-    return Study.model_validate(yaml.safe_load((STUDIES / f"{name}.yaml").read_text()))
+    return Study.model_validate(yaml.safe_load((QUESTIONS / f"{name}.yaml").read_text()))
 
 
 def records(name: str) -> dict[tuple[str, int], Record]:
@@ -118,11 +108,11 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     """
     out = folder / f"{arm}-{seed}"
     common = [*asked.overrides, *asked.arms[arm], f"run.seed={seed}"]
-    sets = [each.replace("$SHARED", SHARED) for each in common]
+    sets = [each.replace("$SHARED", str(SHARED)) for each in common]
     (teachers := folder / f"teacher-{seed}").mkdir(parents=True, exist_ok=True)
     config = next(
         path
-        for path in (STUDIES / "configs" / f"{asked.config}.yaml", CONFIGS / f"{asked.config}.yaml")
+        for path in (folder / f"{asked.config}.yaml" for folder in (CONFIGURATIONS, CONFIGS))
         if path.exists()
     )
     teacher = with_teacher(load(config, sets), teachers).teacher.weights
@@ -158,7 +148,7 @@ def command(turns: Turns | None) -> list[str]:
     if turns is None:
         return [str(SSDKD), "run", "--progress", "quiet"]
     work = ["--steps", str(turns.steps), "--ratio", str(turns.ratio)]
-    return [sys.executable, "-m", "tests.benchmarks.turns", *work]
+    return [sys.executable, "-m", "tests.benchmarks.studies.turns", *work]
 
 
 def judge(name: str) -> None:
@@ -168,20 +158,3 @@ def judge(name: str) -> None:
     for key, value in agreements(outs, study(name).pool).items():
         write(name, done[key] | {"pool_agreement": value})
         print(f"{key[0]}, seed {key[1]}: {value:.2f}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("command", choices=("run", "judge"))
-    parser.add_argument("study", choices=sorted(path.stem for path in STUDIES.glob("*.yaml")))
-    parser.add_argument("--seeds", type=int, nargs="*", default=())
-    parser.add_argument("--arms", nargs="*", default=())
-    options = parser.parse_args()
-    if options.command == "run":
-        run(options.study, options.seeds, options.arms)
-    else:
-        judge(options.study)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,7 @@
-"""Writes what the studies found into ``docs/benchmarks.md``: ``python -m tests.benchmarks.tables``.
+"""Writes what the studies found into ``docs/benchmarks.md``.
 
 Everything between the two marks there is replaced: for each study its question, how to make its
-runs, one line an arm, every run, and a plot of accuracy over time (``docs/plots/STUDY.svg``, needs
-matplotlib).
+runs, one line an arm, every run, and a plot of accuracy over time (``docs/plots/STUDY.svg``).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from pathlib import Path
 
 import matplotlib
 
@@ -18,11 +16,15 @@ matplotlib.use("svg")
 
 import numpy as np
 from matplotlib import pyplot
+from scipy import stats
 
-from tests.benchmarks.study import STUDIES, Record, records, study
+from tests.benchmarks.studies.study import QUESTIONS, ROOT, Record, records, study
 
-DOCS = Path(__file__).parents[2] / "docs"
-BEGIN, END = "<!-- studies: written by tests.benchmarks.tables -->", "<!-- end of studies -->"
+DOCS = ROOT / "docs"
+BEGIN, END = (
+    "<!-- studies: written by tests.benchmarks.studies.tables -->",
+    "<!-- end of studies -->",
+)
 SHARES = np.linspace(0.05, 1.0, 20)
 """Of the budget, where curves of several seeds are averaged."""
 
@@ -35,8 +37,8 @@ COLUMNS: dict[str, Callable[[Record], float]] = {
 COUNTS: dict[str, Callable[[Record], float]] = {
     "inverted": lambda run: run["samples_inverted"],
     "steps": lambda run: run["student_steps"],
-    "first step, s": lambda run: run["first_step_at_seconds"],
-    "evaluation, s": lambda run: run["evaluation_seconds"],
+    "first step, s": lambda run: run.get("first_step_at_seconds", float("nan")),
+    "evaluation, s": lambda run: run.get("evaluation_seconds", float("nan")),
     "peak memory, MiB": lambda run: run["peak_mebibytes"],
 }
 
@@ -46,15 +48,14 @@ def section(name: str) -> str:
     asked, done = study(name), records(name)
     by_arm = {arm: [done[arm, seed] for a, seed in sorted(done) if a == arm] for arm in asked.arms}
     by_arm = {arm: runs for arm, runs in by_arm.items() if runs}
-    draw(name, by_arm)
     return "\n".join(
         [
             f"### {asked.title}\n",
             f"{asked.question}\n",
-            f"`python -m tests.benchmarks.study run {name}`, `... judge {name}`; {made_on(done)}\n",
+            f"`python -m tests.benchmarks.studies run {name}`, `... judge {name}`; {made_on(done)}\n",
             *arms_table(by_arm),
             "",
-            f"![Accuracy over time](plots/{name}.svg)\n",
+            *draw(name, by_arm),
             "Every run:\n",
             *runs_table(by_arm),
             "",
@@ -64,18 +65,33 @@ def section(name: str) -> str:
 
 def arms_table(by_arm: dict[str, Runs]) -> list[str]:
     """Means and standard deviations over seeds, and the time to the first arm's last accuracy."""
-    names = [*COLUMNS, *COUNTS]
-    (first, *_), lines = by_arm.values(), []
+    first, *_ = by_arm.values()
     goal = statistics.mean(run["student_accuracy"] for run in first)
-    lines.append(f"| arm | seeds | {' | '.join(names)} | {goal:.1f} % after |")
-    lines.append("|---" * (len(names) + 3) + "|")
+    names = [*COLUMNS, "pool, less the first arm's", f"{goal:.1f} % after", *COUNTS]
+    lines = [f"| arm | seeds | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for arm, runs in by_arm.items():
         cells = [spread([measure(run) for run in runs]) for measure in COLUMNS.values()]
+        cells += [advantage(runs, first), time_to(goal, runs)]
         cells += [f"{statistics.mean(map(measure, runs)):,.0f}" for measure in COUNTS.values()]
-        reached = time_to(goal, runs)
-        after = "-" if reached is None else f"{reached:.0f} s"
-        lines.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} | {after} |")
+        lines.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} |")
     return lines
+
+
+def advantage(runs: Runs, first: Runs) -> str:
+    """Difference on the pool, paired by seed, with its 95 % interval (Student's t)."""
+    ours, theirs = (
+        {run["seed"]: run["pool_agreement"] for run in each if "pool_agreement" in run}
+        for each in (runs, first)
+    )
+    differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    if runs is first or not differences:
+        return "-"
+    mean = statistics.mean(differences)
+    if len(differences) == 1:
+        return f"{mean:+.2f}"
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    low, high = stats.t.interval(0.95, len(differences) - 1, loc=mean, scale=error)
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def runs_table(by_arm: dict[str, Runs]) -> list[str]:
@@ -106,15 +122,22 @@ def curve(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
     return seconds, np.stack([np.interp(SHARES, each[:, 1], each[:, 2]) for each in points])
 
 
-def time_to(goal: float, runs: Runs) -> float | None:
-    """Seconds until the mean accuracy of an arm first reaches a goal."""
+def time_to(goal: float, runs: Runs) -> str:
+    """Seconds until the mean accuracy of an arm first reaches a goal; ``-``: it does not."""
+    if not all("curve" in run for run in runs):
+        return "-"
     seconds, accuracies = curve(runs)
     reached = accuracies.mean(axis=0) >= goal - 1e-9
-    return float(seconds[reached.argmax()]) if reached.any() else None
+    return f"{seconds[reached.argmax()]:.0f} s" if reached.any() else "-"
 
 
-def draw(name: str, by_arm: dict[str, Runs]) -> None:
-    """Mean curves, with the range of the seeds around them."""
+def draw(name: str, by_arm: dict[str, Runs]) -> list[str]:
+    """Mean curves with the range of the seeds around them; Markdown that shows them.
+
+    Runs by turns have none.
+    """
+    if any("curve" not in run for runs in by_arm.values() for run in runs):
+        return []
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for arm, runs in by_arm.items():
         seconds, accuracies = curve(runs)
@@ -127,6 +150,7 @@ def draw(name: str, by_arm: dict[str, Runs]) -> None:
     (DOCS / "plots").mkdir(exist_ok=True)
     figure.savefig(DOCS / "plots" / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
+    return [f"![Accuracy over time](plots/{name}.svg)\n"]
 
 
 def made_on(done: dict[tuple[str, int], Record]) -> str:
@@ -141,14 +165,12 @@ def _described(run: Record) -> str:
     return f"{processor}, torch {versions['torch']}, Python {versions['python']}"
 
 
-def main() -> None:
+def write_tables() -> None:
+    """Replaces what stands between the two marks."""
     path = DOCS / "benchmarks.md"
     text = path.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    sections = [section(p.stem) for p in sorted(STUDIES.glob("*.yaml")) if records(p.stem)]
+    names = sorted(path.stem for path in QUESTIONS.glob("*.yaml"))
+    sections = [section(name) for name in names if records(name)]
     path.write_text("\n".join([before + BEGIN, "", *sections, END + after]))
-
-
-if __name__ == "__main__":
-    main()

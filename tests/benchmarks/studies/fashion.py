@@ -5,7 +5,6 @@ For studies only; a run never sees the training images.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 from buffer.config import ModelSpec
 from buffer.models import NormalizedModel, build
 from distiller.augment import crop_and_flip, to_unit
+from tests.benchmarks.studies.study import SHARED
 
-SHARED = Path(os.environ.get("SSDKD_SHARED", Path(__file__).parents[3] / "shared"))
 EPOCHS, BATCH, PEAK_RATE = 4, 256, 6e-3
 
 
