@@ -52,7 +52,7 @@ def section(name: str) -> str:
         [
             f"### {asked.title}\n",
             f"{asked.question}\n",
-            f"`python -m tests.benchmarks.studies run {name}`, `... judge {name}`; {made_on(done)}\n",
+            f"`python -m tests.benchmarks.studies run {name}`; {made_on(done)}\n",
             *arms_table(by_arm),
             "",
             *draw(name, by_arm),

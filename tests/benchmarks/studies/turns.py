@@ -3,11 +3,11 @@
 In a run both work at once, and who got less of the machine did less: with others' work beside it
 two runs of one configuration differ by more than most settings make. Here they make fixed numbers
 of steps and rounds, with the services' own classes and a real Redis, so that a difference at equal
-*work* shows in a few seeds. What a setting costs in time is for ``tests.benchmarks.floors`` to say, and what
-counts in the end is equal *time*: ``study.py``.
+*work* shows in a few seeds. What a setting costs in time is for ``tests.benchmarks.floors`` to say;
+what counts in the end is equal *time*.
 
 ``python -m tests.benchmarks.studies.turns CONFIG --out DIR --steps N --ratio R`` leaves a folder as
-a run does (student, generator, configuration, ``result.json``). A study with ``turns`` makes its runs so.
+a run does: student, generator, configuration, ``result.json``. A study with ``turns`` does so.
 """
 
 from __future__ import annotations
