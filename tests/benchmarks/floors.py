@@ -126,11 +126,11 @@ def measure(side: str, name: str, device: torch.device) -> Figures:
 
 def configured(name: str, folder: Path) -> PipelineConfig:
     """A shipped configuration with a teacher that knows nothing."""
-    config = load(CONFIGS / f"{name}.yaml", ["evaluation.data=null", "teacher.weights=null"])
     path = folder / "teacher.safetensors"
-    safetensors.torch.save_file(dict(build(config.teacher).network.state_dict()), path)
-    teacher = config.teacher.model_copy(update={"weights": str(path)})
-    return config.model_copy(update={"teacher": teacher})
+    config = load(CONFIGS / f"{name}.yaml", ["evaluation.data=null", f"teacher.weights={path}"])
+    network = build(config.teacher.model_copy(update={"weights": None})).network
+    safetensors.torch.save_file(dict(network.state_dict()), path)
+    return config
 
 
 def both(name: str, device: str) -> dict[str, Figures]:
