@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from buffer.parsing import Table
 from deploy import report
@@ -60,6 +61,8 @@ class Study(Table):
     """An arm may be run with fewer of them, see ``run --seeds``."""
     turns: Turns | None = None
     """Runs are made by turns, see ``turns.py``, not by services at once for some time."""
+    other_turns: dict[str, Turns] = Field(default_factory=dict)
+    """Of arms whose rounds or steps take another time: as much as they make in the same."""
     pool: int = 512
     """Images that each run's generator gives to the pool."""
 
@@ -119,7 +122,7 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     load_before = os.getloadavg()[0]
     process = subprocess.Popen(
         [
-            *command(asked.turns),
+            *command(asked.other_turns.get(arm, asked.turns)),
             *(str(config), "--out", str(out)),
             *(part for each in [*sets, f"teacher.weights={teacher}"] for part in ("--set", each)),
         ]
