@@ -109,15 +109,9 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         seed: of the run, and of its teacher if that is trained for it.
         folder: takes the run's outputs, and the teacher.
     """
-    out = folder / f"{arm}-{seed}"
-    common = [*asked.overrides, *asked.arms[arm], f"run.seed={seed}"]
-    sets = [each.replace("$SHARED", str(SHARED)) for each in common]
+    out, sets = folder / f"{arm}-{seed}", overrides(asked, arm, seed)
     (teachers := folder / f"teacher-{seed}").mkdir(parents=True, exist_ok=True)
-    config = next(
-        path
-        for path in (folder / f"{asked.config}.yaml" for folder in (CONFIGURATIONS, CONFIGS))
-        if path.exists()
-    )
+    config = configuration(asked)
     teacher = with_teacher(load(config, sets), teachers).teacher.weights
     load_before = os.getloadavg()[0]
     process = subprocess.Popen(
@@ -132,7 +126,7 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         raise SystemExit(f"the run in {out} failed with {process.returncode}")
     result = json.loads((out / "result.json").read_text())
     return {
-        "overrides": list(common),
+        "overrides": list(asked.arms[arm]),
         **{key: value for key, value in result.items() if key not in LEFT_OUT},
         "processor_seconds": {
             "synthesizers": processes.seconds("ray::SynthesizerService"),
@@ -144,6 +138,18 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         "load_before": load_before,
         "machine": report.machine(),
     }
+
+
+def configuration(asked: Study) -> Path:
+    """The file of a study's configuration."""
+    files = (folder / f"{asked.config}.yaml" for folder in (CONFIGURATIONS, CONFIGS))
+    return next(path for path in files if path.exists())
+
+
+def overrides(asked: Study, arm: str, seed: int) -> list[str]:
+    """All that a run sets."""
+    sets = [*asked.overrides, *asked.arms[arm], f"run.seed={seed}"]
+    return [each.replace("$SHARED", str(SHARED)) for each in sets]
 
 
 def command(turns: Turns | None) -> list[str]:
