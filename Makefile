@@ -39,6 +39,7 @@ docs: $(DEV) ## write from the code: docs/configuration.md, dashboards, Kubernet
 bench: $(DEV) ## measure; figures depend on the machine
 	set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
 	  $(BIN)/python -m "tests.benchmarks.$$(basename "$$file" .py)"; done
+	$(BIN)/python -m tests.benchmarks.studies
 
 soak: $(DEV) ## run the long tests; SOAK_SECONDS says how long each
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/pytest -m slow $(PYTEST_ARGS)

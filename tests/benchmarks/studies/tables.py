@@ -22,7 +22,7 @@ from tests.benchmarks.studies.study import QUESTIONS, ROOT, Record, records, stu
 
 DOCS = ROOT / "docs"
 BEGIN, END = (
-    "<!-- studies: written by tests.benchmarks.studies.tables -->",
+    "<!-- studies: written by python -m tests.benchmarks.studies tables -->",
     "<!-- end of studies -->",
 )
 SHARES = np.linspace(0.05, 1.0, 20)
