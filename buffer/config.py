@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from buffer.parsing import Table, at_least
+from buffer.parsing import Kwargs, Table, at_least
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -88,7 +88,7 @@ class ModelSpec(Table):
 
     factory: ImportString
     """``package.module:callable`` that returns the network: ``distiller.networks:resnet20``."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: Kwargs = Field(default_factory=dict)
     """Keyword arguments of the factory."""
     weights: str | None = None
     """A state dict (``.safetensors``, or ``.pt`` read with ``weights_only=True``), or an import

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -26,6 +27,28 @@ def at_least(bound: float, consequence: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+UNWRITABLE = "the run's result could not be written"
+
+
+def _plain(value: Any, where: str = "") -> Any:
+    """Refuses what YAML has and JSON has not: infinities, dates, sets."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _plain(item, f"{where}{key}: ")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _plain(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}{value} is no finite number, {UNWRITABLE}")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"{where}{value} is no string, number, list or table, {UNWRITABLE}")
+    return value
+
+
+Kwargs = Annotated[dict[str, Any], AfterValidator(_plain)]
+"""Keyword arguments of something that a user may bring along: plain values, whatever they mean."""
 
 
 class Table(BaseModel):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from buffer.config import Positive, SharedTables
-from buffer.parsing import OFF_IS_A_WORD, Table
+from buffer.parsing import OFF_IS_A_WORD, Kwargs, Table
 
 
 class SynthesizerTable(Table):
@@ -15,7 +15,7 @@ class SynthesizerTable(Table):
 
     method: str = "fast_meta"
     """An inversion method of ``synthesizer.methods``, or an import string of one from outside."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: Kwargs = Field(default_factory=dict)
     """Settings of the method; see its class."""
     batch_size: Positive = 256
     """Images per round."""

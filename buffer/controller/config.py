@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from buffer.config import SharedTables
 from buffer.errors import ConfigError
-from buffer.parsing import OFF_IS_A_WORD, Table, explain
+from buffer.parsing import OFF_IS_A_WORD, Kwargs, Table, explain
 
 
 class ControllerTable(Table):
@@ -19,7 +19,7 @@ class ControllerTable(Table):
     ``random``: a random arm at each decision; ``learned``: see ``buffer.controller.policy``."""
     interval_seconds: Annotated[float, Field(gt=0)] = 20.0
     """Time between decisions; a reward needs the probe set measured within it."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: Kwargs = Field(default_factory=dict)
     """Settings of the policy: ``reward`` for each; ``arms`` for ``random`` and ``learned``;
     ``discount`` and ``exploration`` for ``learned``."""
 

@@ -74,6 +74,14 @@ def test_the_error_buffer_defaults_to_ten_batches_of_the_larger_side() -> None:
         ),
         (["run.out=runs/{other}"], r"run\.out \(runs/\{other\}\): only \{name\} can be filled in"),
         (["teacher.factory=resnet"], r"teacher\.factory \('resnet'\)"),
+        (
+            ["synthesizer.kwargs={latent_lr: .inf}"],
+            r"synthesizer\.kwargs: latent_lr: inf is no finite number, .* could not be written",
+        ),
+        (
+            ["teacher.kwargs={stages: [{since: 2026-01-01}]}"],
+            r"teacher\.kwargs: stages: since: 2026-01-01 is no string, number, list or table",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_by_name(assignments: list[str], message: str) -> None:
