@@ -6,6 +6,7 @@ runs, one line an arm, every run, and a plot of accuracy over time (``docs/plots
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -51,7 +52,7 @@ def section(name: str) -> str:
     return "\n".join(
         [
             f"### {asked.title}\n",
-            f"{asked.question}\n",
+            f"{asked.question.strip()}\n",
             f"`python -m tests.benchmarks.studies run {name}`; {made_on(done)}\n",
             *arms_table(by_arm),
             "",
@@ -72,7 +73,7 @@ def arms_table(by_arm: dict[str, Runs]) -> list[str]:
     for arm, runs in by_arm.items():
         cells = [spread([measure(run) for run in runs]) for measure in COLUMNS.values()]
         cells += [advantage(runs, first), time_to(goal, runs)]
-        cells += [f"{statistics.mean(map(measure, runs)):,.0f}" for measure in COUNTS.values()]
+        cells += [shown(statistics.mean(map(measure, runs)), 0) for measure in COUNTS.values()]
         lines.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} |")
     return lines
 
@@ -99,16 +100,21 @@ def runs_table(by_arm: dict[str, Runs]) -> list[str]:
     lines = [f"| arm | seed | revision | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for arm, runs in by_arm.items():
         for run in runs:
-            cells = [f"{measure(run):.2f}" for measure in COLUMNS.values()]
-            cells += [f"{measure(run):,.0f}" for measure in COUNTS.values()]
+            cells = [shown(measure(run), 2) for measure in COLUMNS.values()]
+            cells += [shown(measure(run), 0) for measure in COUNTS.values()]
             revision = (run["git_revision"] or "unknown")[:7]
             lines.append(f"| {arm} | {run['seed']} | `{revision}` | {' | '.join(cells)} |")
     return lines
 
 
+def shown(value: float, digits: int) -> str:
+    """A number; ``-`` for one that was not measured."""
+    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation."""
-    mean = f"{statistics.mean(values):.2f}"
+    mean = shown(statistics.mean(values), 2)
     return mean if len(values) == 1 else f"{mean} ({statistics.stdev(values):.2f})"
 
 
