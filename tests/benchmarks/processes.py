@@ -1,19 +1,16 @@
-"""What a command and all that it starts take of a machine."""
+"""What a command and all that it starts take of a machine. Linux."""
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
-from threading import Thread
 
 import psutil
 
-LOOK_SECONDS = 1.0
 MEBIBYTE = 2**20
 
 
 class Processes:
-    """Watches a command from a thread until it has ended. Linux.
+    """Processor time as it was at the last :meth:`look`, of those too that have ended since.
 
     Args:
         pid: of the command.
@@ -23,26 +20,27 @@ class Processes:
         self._root = psutil.Process(pid)
         self._seen: dict[int, tuple[str, float]] = {}
         self.peak_mebibytes = 0.0
-        """Of memory, each page counted once however many processes share it."""
-        Thread(target=self._watch, daemon=True).start()
+        """Of memory at any :meth:`weigh`, each page counted once however many processes share it."""
+
+    def look(self) -> None:
+        """Reads the clocks of all processes that are there."""
+        with suppress(psutil.NoSuchProcess):
+            for process in (self._root, *self._root.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    times = process.cpu_times()
+                    line = " ".join(process.cmdline())
+                    self._seen[process.pid] = line, times.user + times.system
+
+    def weigh(self) -> None:
+        """Reads the memory of all processes that are there, which costs far more than clocks."""
+        mebibytes = 0.0
+        with suppress(psutil.NoSuchProcess):
+            for process in (self._root, *self._root.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    mebibytes += process.memory_full_info().pss / MEBIBYTE
+        self.peak_mebibytes = max(self.peak_mebibytes, mebibytes)
 
     def seconds(self, *names: str) -> float:
-        """Of processor time, of the processes whose command line has one of these names."""
+        """Of the processes whose command line has one of these names; an empty one is in all."""
         seen = list(self._seen.values())
         return sum(spent for line, spent in seen if any(name in line for name in names))
-
-    def _watch(self) -> None:
-        while self._root.is_running() and self._root.status() != psutil.STATUS_ZOMBIE:
-            with suppress(psutil.NoSuchProcess):
-                self._look()
-            time.sleep(LOOK_SECONDS)
-
-    def _look(self) -> None:
-        memory = 0
-        for process in (self._root, *self._root.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                times = process.cpu_times()
-                line = " ".join(process.cmdline())
-                self._seen[process.pid] = line, times.user + times.system
-                memory += process.memory_full_info().pss
-        self.peak_mebibytes = max(self.peak_mebibytes, memory / MEBIBYTE)

@@ -33,7 +33,7 @@ from deploy.validate import with_teacher
 from tests.benchmarks.processes import Processes
 
 SSDKD = Path(sys.executable).with_name("ssdkd")
-SCRAPE_SECONDS, ASK_SECONDS = 5.0, 2.0
+SCRAPE_SECONDS, ASK_SECONDS, LOOK_SECONDS = 5.0, 2.0, 1.0
 KINDS = {
     "alone": ("port=null", "interval_seconds=null", "page_port=null"),
     "watched": ("port=0", "node_port=0", "page_port=0"),
@@ -121,6 +121,7 @@ def one_run(out: Path, sets: Sequence[str]) -> Result:
     )
     scrapes, asked = Repeated(SCRAPE_SECONDS), Repeated(ASK_SECONDS)
     processes = Processes(process.pid)
+    Repeated(LOOK_SECONDS).start(process, processes.look)
     assert process.stdout is not None
     for line in process.stdout:
         told, _, url = line.strip().rpartition(" ")

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ ROOT = HERE.parents[2]
 RUNS = ROOT / "runs" / "studies"
 SHARED = Path(os.environ.get("SSDKD_SHARED", ROOT.parent / "shared"))
 SSDKD = Path(sys.executable).with_name("ssdkd")
+LOOK_SECONDS = 2.0
 LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
 """Of ``result.json``; the study says it, or nothing does."""
 Record = dict[str, Any]
@@ -122,7 +124,11 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         ]
     )
     processes = Processes(process.pid)
-    if process.wait() != 0:
+    while process.poll() is None:
+        processes.look()
+        processes.weigh()
+        time.sleep(LOOK_SECONDS)
+    if process.returncode != 0:
         raise SystemExit(f"the run in {out} failed with {process.returncode}")
     result = json.loads((out / "result.json").read_text())
     return {
