@@ -20,7 +20,7 @@ class Processes:
         self._root = psutil.Process(pid)
         self._seen: dict[int, tuple[str, float]] = {}
         self.peak_mebibytes = 0.0
-        """Of memory at any :meth:`weigh`, each page counted once however many processes share it."""
+        """Of memory at any :meth:`weigh`; a page that several processes share counts once."""
 
     def look(self) -> None:
         """Reads the clocks of all processes that are there."""
