@@ -12,6 +12,7 @@ from deploy.config import MonitoringTable
 from distiller.config import DistillerTable
 from synthesizer.config import SynthesizerTable
 from synthesizer.methods.fast_meta import FastMetaTable
+from synthesizer.methods.noisy_layer import NoisyLayerTable
 
 INTRODUCTION = """# Configuration
 
@@ -35,6 +36,7 @@ def page() -> str:
             section("`buffer`", BufferTable),
             section("`synthesizer`", SynthesizerTable),
             section("`synthesizer.kwargs`", FastMetaTable),
+            section("`synthesizer.kwargs` of the method `noisy_layer`", NoisyLayerTable),
             section("`distiller`", DistillerTable),
             section("`controller`", ControllerTable),
             section("`controller.kwargs`", LearnedSettings),

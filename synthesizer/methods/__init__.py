@@ -123,7 +123,10 @@ class Method(Protocol):
         ...
 
 
-BUILT_IN = {"fast_meta": "synthesizer.methods.fast_meta:FastMeta"}
+BUILT_IN = {
+    "fast_meta": "synthesizer.methods.fast_meta:FastMeta",
+    "noisy_layer": "synthesizer.methods.noisy_layer:NoisyLayer",
+}
 
 
 def find(name: str) -> Any:

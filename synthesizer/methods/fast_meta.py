@@ -13,25 +13,20 @@ Letters in shapes: B batch, K classes, C channels, H height, W width, D latent d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from buffer.config import Positive
-from buffer.errors import ConfigError, Diverged
-from buffer.parsing import Table, explain
-from synthesizer.augment import augment
+from buffer.parsing import Table
 from synthesizer.config import SynthesizerFile
-from synthesizer.generators import ConvGenerator, check_image_shape, initialize
+from synthesizer.descent import BETAS, Descent, needs, settings_of
+from synthesizer.generators import ConvGenerator, initialize
 from synthesizer.methods import Context, Requirements, SampleBatch
-from synthesizer.objective import blend, objective
-from synthesizer.statistics import LayerMoments
 
-BETAS = (0.5, 0.999)
 PUBLISHED_RATES = {2: (0.015, 5e-3), 5: (0.01, 3e-3), 10: (0.01, 2e-3)}
 """(latent_lr, generator_lr) of Fast-DFKD's scripts, by number of inner steps."""
 
@@ -74,19 +69,6 @@ class FastMetaTable(Table):
         return self.latent_lr or latent_lr, self.generator_lr or generator_lr
 
 
-class Step(NamedTuple):
-    """One inner step, before its update."""
-
-    images: Tensor
-    """``[B, C, H, W]`` in [0, 1], detached, not augmented."""
-    losses: dict[str, float]
-    """``total``, and each active term before its weight."""
-    moments: list[LayerMoments]
-    """Batch moments at each BatchNorm call, detached."""
-    modulation: Tensor
-    """Scalar: the mean of phi."""
-
-
 class FastMeta:
     """The method ``fast_meta``; settings in :class:`FastMetaTable`.
 
@@ -95,25 +77,18 @@ class FastMeta:
     """
 
     def __init__(self, config: SynthesizerFile, **kwargs: Any) -> None:
-        try:
-            self.settings = FastMetaTable.model_validate(kwargs)
-        except ValidationError as error:
-            raise ConfigError(_prefixed(explain(error))) from error
+        self.settings = settings_of(FastMetaTable, kwargs)
         self.table = config.synthesizer
         self.image_shape = config.teacher.image_shape
-        self.averages: list[LayerMoments] | None = None
+        self.descent = Descent(
+            self.table, momentum=self.settings.bn_momentum, rate=self.settings.rates[1]
+        )
         self.rounds_warmed_up = 0
         self._loaded: dict[str, Any] | None = None
 
     def requirements(self, config: SynthesizerFile) -> Requirements:
-        """Any selector and label mode; BatchNorm layers only if their moments are weighted."""
-        try:
-            check_image_shape(config.teacher.image_shape)
-            refused: tuple[str, ...] = ()
-        except ConfigError as error:
-            refused = (str(error),)
-        features = {"batchnorm_moments"} if config.synthesizer.bn_weight > 0 else set[str]()
-        return Requirements(teacher_features=frozenset(features), refused=refused)
+        """See :func:`synthesizer.descent.needs`."""
+        return needs(config)
 
     def prepare(self, context: Context) -> None:
         """Builds the shared generator and its clone; takes no time."""
@@ -143,28 +118,24 @@ class FastMeta:
         ]
         inner = torch.optim.Adam(groups, betas=BETAS, fused=True)
         self.optimizer.zero_grad()
-        kept: Step | None = None
-        for number in range(1, self.settings.inner_steps + 1):
+        self.descent.begin()
+        for _ in range(self.settings.inner_steps):
             inner.zero_grad()
-            step = self._step(latents, labels, context)
-            _check_finite(step.losses, number, generator_lr)
-            kept = step if kept is None or step.losses["total"] < kept.losses["total"] else kept
+            self.descent.step(lambda: self.clone(latents), labels, context)
             if self.settings.outer == "maml":
                 accumulate_gradients(self.clone, self.shared)
             inner.step()
         if self.settings.outer == "reptile":
             point_back(self.clone, self.shared)
         self.optimizer.step()
-        assert kept is not None
-        self.averages = blend(kept.moments, self.averages, self.settings.bn_momentum)
-        return self._batch(kept, labels)
+        return self.descent.end(labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, its optimiser, moment averages and counters."""
         return {
             "generator": self.shared.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "averages": None if self.averages is None else [tuple(a) for a in self.averages],
+            "averages": self.descent.state_dict(),
             "rounds_warmed_up": self.rounds_warmed_up,
         }
 
@@ -175,12 +146,7 @@ class FastMeta:
     def _restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.shared.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        averages = state["averages"]
-        self.averages = (
-            None
-            if averages is None
-            else [LayerMoments(*(moment.to(device) for moment in pair)) for pair in averages]
-        )
+        self.descent.load_state_dict(state["averages"], device)
         self.rounds_warmed_up = state["rounds_warmed_up"]
 
     def _new_generator(self, device: torch.device) -> ConvGenerator:
@@ -202,34 +168,6 @@ class FastMeta:
         latents = torch.randn(size, self.settings.latent_dim, generator=rng, device=device)
         labels = torch.randint(context.teacher.classes, (size,), generator=rng, device=device)
         return latents.requires_grad_(), labels
-
-    def _step(self, latents: Tensor, labels: Tensor, context: Context) -> Step:
-        """Forward and backward: leaves gradients on the clone and the latents."""
-        table, enabled = self.table, context.autocast is not None
-        with torch.autocast(context.device.type, dtype=context.autocast, enabled=enabled):
-            images = self.clone(latents)
-            result = objective(
-                augment(images, context.generator, padding=table.crop_padding, flip=table.flip),
-                labels,
-                context,
-                table,
-                averages=self.averages,
-                momentum=self.settings.bn_momentum,
-            )
-        result.total.backward()  # type: ignore[no-untyped-call]
-        losses = {"total": float(result.total.detach())}
-        losses |= {name: float(part) for name, part in result.parts.items()}
-        return Step(images.detach(), losses, result.moments, result.modulation)
-
-    def _batch(self, kept: Step, labels: Tensor) -> SampleBatch:
-        asked = self.table.label_mode == "target"
-        return SampleBatch(
-            images=kept.images.mul(255.0).round_().to(torch.uint8),
-            target_labels=labels if asked else torch.full_like(labels, -1),
-            members=torch.zeros_like(labels),
-            losses=kept.losses,
-            modulation=float(kept.modulation),
-        )
 
 
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
@@ -261,17 +199,3 @@ def point_back(clone: nn.Module, shared: nn.Module) -> None:
     """
     for ours, theirs in zip(clone.parameters(), shared.parameters(), strict=True):
         theirs.grad = theirs.detach() - ours.detach()
-
-
-def _check_finite(losses: Mapping[str, float], number: int, rate: float) -> None:
-    # Every step, not the kept one alone: its gradients are part of the shared generator's step.
-    if not math.isfinite(losses["total"]):
-        terms = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise Diverged(
-            f"synthesizer.kwargs.generator_lr ({rate:g}): the loss of inner step {number} is not "
-            f"finite ({terms}), its images would be arbitrary and the generator cannot recover"
-        )
-
-
-def _prefixed(problems: str) -> str:
-    return "\n".join(f"synthesizer.kwargs.{line}" for line in problems.splitlines())

@@ -241,7 +241,10 @@ def test_settings_a_foreign_method_does_not_take_are_refused(picky: Configure) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fast_metal", r"synthesizer.method \(fast_metal\): not one of fast_meta and not an"),
+        (
+            "fast_metal",
+            r"synthesizer.method \(fast_metal\): not one of fast_meta, noisy_layer and not",
+        ),
         ("tiny_teachers:Pick", r"tiny_teachers:Pick: tiny_teachers has no Pick"),
     ],
 )

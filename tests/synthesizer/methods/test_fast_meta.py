@@ -105,12 +105,12 @@ def test_a_dead_generator_is_reported_and_leaves_no_trace(
     method.round(context)
     with torch.no_grad():
         next(method.shared.parameters()).fill_(float("nan"))
-    before, averages = copy.deepcopy(method.state_dict()), method.averages
+    before, averages = copy.deepcopy(method.state_dict()), method.descent.averages
     with pytest.raises(
         Diverged, match=r"the loss of inner step 1 is not finite \(total nan, bn nan"
     ):
         method.round(context)
-    assert method.averages is averages
+    assert method.descent.averages is averages
     for ours, theirs in zip(weights(method), before["generator"].values(), strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan())
     steps = [entry["step"] for entry in method.optimizer.state.values()]
@@ -125,7 +125,7 @@ def test_a_clone_that_leaves_the_numbers_does_not_take_the_shared_generator_alon
     message = r"generator_lr \(1e\+38\): the loss of inner step 2 is not finite .* cannot recover"
     with pytest.raises(Diverged, match=message):
         method.round(context)
-    assert method.averages is None
+    assert method.descent.averages is None
     for ours, theirs in zip(weights(method), before, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -58,7 +58,7 @@ class Replayed:
                 labels,
                 context,
                 table,
-                averages=method.averages,
+                averages=method.descent.averages,
                 momentum=method.settings.bn_momentum,
             )
             total = result.total
@@ -146,14 +146,14 @@ def test_the_moments_of_kept_steps_are_averaged_over_the_rounds(
     method = prepared(config, context, bn_momentum=0.75, inner_steps=5, generator_lr=generator_lr)
     expected = Replayed(method, context, lr_z=0.01, lr_g=generator_lr).kept_moments
     method.round(context)
-    assert method.averages is not None
-    assert len(method.averages) == len(batchnorm_layers(context.teacher.model))
-    for found, moments in zip(method.averages, expected, strict=True):
+    assert method.descent.averages is not None
+    assert len(method.descent.averages) == len(batchnorm_layers(context.teacher.model))
+    for found, moments in zip(method.descent.averages, expected, strict=True):
         torch.testing.assert_close(found, moments)
-    first = method.averages
+    first = method.descent.averages
     expected = Replayed(method, context, lr_z=0.01, lr_g=generator_lr).kept_moments
     method.round(context)
-    for found, old, new in zip(method.averages, first, expected, strict=True):
+    for found, old, new in zip(method.descent.averages, first, expected, strict=True):
         assert (old.mean - new.mean).abs().max() > 0.01
         blended = 0.75 * old.mean + 0.25 * new.mean
         torch.testing.assert_close(found.mean, blended)
