@@ -183,7 +183,7 @@ def main() -> None:
     stored: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {}
     machine = report.machine()
     where = ", ".join(machine["gpus"]) if options.device == "cuda" else machine["processor"]
-    key = f"{options.config} on {where}"
+    key = f"{options.config} on {where}, {options.threads} threads"
     found = both(options.config, options.device, options.threads)
     print(f"{key}, {report.versions()['torch']}\n\n{table(found, stored.get(key, {}))}")
     if options.keep:
