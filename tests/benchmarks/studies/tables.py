@@ -26,6 +26,7 @@ BEGIN, END = (
     "<!-- studies: written by python -m tests.benchmarks.studies tables -->",
     "<!-- end of studies -->",
 )
+NONE = float("nan")
 SHARES = np.linspace(0.05, 1.0, 20)
 """Of the budget, where curves of several seeds are averaged."""
 
@@ -33,13 +34,16 @@ Runs = Sequence[Record]
 COLUMNS: dict[str, Callable[[Record], float]] = {
     "student": lambda run: run["student_accuracy"],
     "agreement": lambda run: run["agreement"],
-    "on the pool": lambda run: run.get("pool_agreement", float("nan")),
+    "on the pool": lambda run: run.get("pool_agreement", NONE),
 }
 COUNTS: dict[str, Callable[[Record], float]] = {
     "inverted": lambda run: run["samples_inverted"],
     "steps": lambda run: run["student_steps"],
-    "first step, s": lambda run: run.get("first_step_at_seconds", float("nan")),
-    "evaluation, s": lambda run: run.get("evaluation_seconds", float("nan")),
+    "inverted a second": lambda run: run["samples_inverted"] / run["inversion_seconds"],
+    "learned a second": lambda run: run.get("samples_drawn", NONE) / run["distillation_seconds"],
+    "distiller idle, %": lambda run: 100 * run.get("distiller_idle_share", NONE),
+    "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
+    "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
     "peak memory, MiB": lambda run: run["peak_mebibytes"],
 }
 
@@ -68,12 +72,13 @@ def arms_table(by_arm: dict[str, Runs]) -> list[str]:
     """Means and standard deviations over seeds, and the time to the first arm's last accuracy."""
     first, *_ = by_arm.values()
     goal = statistics.mean(run["student_accuracy"] for run in first)
-    names = [*COLUMNS, "pool, less the first arm's", f"{goal:.1f} % after", *COUNTS]
+    counts = measured(by_arm)
+    names = [*COLUMNS, "pool, less the first arm's", f"{goal:.1f} % after", *counts]
     lines = [f"| arm | seeds | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for arm, runs in by_arm.items():
         cells = [spread([measure(run) for run in runs]) for measure in COLUMNS.values()]
         cells += [advantage(runs, first), time_to(goal, runs)]
-        cells += [shown(statistics.mean(map(measure, runs)), 0) for measure in COUNTS.values()]
+        cells += [shown(statistics.mean(map(COUNTS[what], runs)), 0) for what in counts]
         lines.append(f"| {arm} | {len(runs)} | {' | '.join(cells)} |")
     return lines
 
@@ -96,15 +101,22 @@ def advantage(runs: Runs, first: Runs) -> str:
 
 
 def runs_table(by_arm: dict[str, Runs]) -> list[str]:
-    names = [*COLUMNS, *COUNTS]
+    counts = measured(by_arm)
+    names = [*COLUMNS, *counts]
     lines = [f"| arm | seed | revision | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for arm, runs in by_arm.items():
         for run in runs:
             cells = [shown(measure(run), 2) for measure in COLUMNS.values()]
-            cells += [shown(measure(run), 0) for measure in COUNTS.values()]
+            cells += [shown(COUNTS[what](run), 0) for what in counts]
             revision = (run["git_revision"] or "unknown")[:7]
             lines.append(f"| {arm} | {run['seed']} | `{revision}` | {' | '.join(cells)} |")
     return lines
+
+
+def measured(by_arm: dict[str, Runs]) -> list[str]:
+    """What was counted in any run: those by turns do not idle, for example."""
+    runs = [run for each in by_arm.values() for run in each]
+    return [what for what in COUNTS if not all(math.isnan(COUNTS[what](run)) for run in runs)]
 
 
 def shown(value: float, digits: int) -> str:
