@@ -8,6 +8,7 @@ in the configuration the same way, e.g. ``factory: my_package.nets:my_student``.
 from distiller.networks.cifar_resnet import cifar_resnet, resnet20, resnet56
 from distiller.networks.digits_cnn import digits_cnn
 from distiller.networks.resnet_small import resnet20s, resnet32s, resnet_small
+from distiller.networks.wide_resnet import wide_resnet
 
 __all__ = [
     "cifar_resnet",
@@ -17,4 +18,5 @@ __all__ = [
     "resnet32s",
     "resnet56",
     "resnet_small",
+    "wide_resnet",
 ]
