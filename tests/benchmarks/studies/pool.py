@@ -6,13 +6,15 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from buffer.models import NormalizedModel, build
+from buffer.models import NormalizedModel, autocast_dtype, build
 from buffer.version import Version
 from deploy.config import PipelineConfig, load
 from distiller.evaluation import agreement
+from distiller.step import precision
 from synthesizer.checkpoint import Checkpoint
 from synthesizer.inverter import build_inverter, subject
 from synthesizer.teacher import freeze
@@ -59,11 +61,20 @@ def images_of(out: Path, count: int) -> Tensor:
     return torch.stack(made[:count])
 
 
+def pool_of(out: Path, count: int) -> Tensor:
+    """As :func:`images_of`, made once and kept in the run's folder."""
+    kept = out / f"pool-{count}.npy"
+    if not kept.exists():
+        np.save(kept, images_of(out, count).numpy())
+    return torch.from_numpy(np.load(kept, allow_pickle=False))
+
+
 @torch.no_grad()
 def logits(model: NormalizedModel, images: Tensor) -> Tensor:
-    """``[N, K]`` in float32."""
-    parts = images.split(CHUNK)
-    return torch.cat([model(part.float().div(255.0)) for part in parts])
+    """``[N, K]``, in the precision that runs have by default."""
+    with precision(CPU, autocast_dtype("auto", CPU)):
+        parts = [model(part.float().div(255.0)).float() for part in images.split(CHUNK)]
+    return torch.cat(parts)
 
 
 def agreements(outs: Mapping[Name, Path], count: int) -> dict[Name, float]:
@@ -73,11 +84,17 @@ def agreements(outs: Mapping[Name, Path], count: int) -> dict[Name, float]:
         outs: folders of the runs, by name; all with images of one shape.
         count: images of each run.
     """
-    images = {name: images_of(out, count) for name, out in outs.items()}
+    images = torch.stack([pool_of(out, count) for out in outs.values()])  # [runs, count, C, H, W]
+    answers: dict[str, Tensor] = {}
     found = {}
-    for name, out in outs.items():
+    for number, (name, out) in enumerate(outs.items()):
         config = load(out / "config.yaml")
-        others = torch.cat([each for other, each in images.items() if other != name])
-        student, teacher = student_of(out, config), freeze(build(config.teacher), CPU)
-        found[name] = agreement(logits(student, others), logits(teacher, others))
+        teacher = config.teacher.model_dump_json()
+        if teacher not in answers:  # most studies have one for all runs
+            asked = logits(freeze(build(config.teacher), CPU), images.flatten(0, 1))
+            answers[teacher] = asked.unflatten(0, images.shape[:2])
+        others = torch.arange(len(outs)) != number
+        wanted = answers[teacher][others].flatten(0, 1)
+        given = logits(student_of(out, config), images[others].flatten(0, 1))
+        found[name] = agreement(given, wanted)
     return found
