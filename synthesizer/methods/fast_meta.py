@@ -44,8 +44,8 @@ class FastMetaTable(Table):
     """D: size of the noise a generator starts from."""
     width: Annotated[int, Field(ge=2)] = 128
     """Channels of the generator's first feature map."""
-    outer: Literal["maml", "reptile", "clone"] = "maml"
-    """How the shared generator learns from the clone; ``clone``: it becomes the clone."""
+    outer: Literal["maml", "reptile"] = "maml"
+    """How the shared generator learns from the clone."""
     bn_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Share of earlier rounds in the moments that are matched; 0 matches each batch alone."""
     reset_after_rounds: Positive | None = 120
@@ -127,10 +127,7 @@ class FastMeta:
             inner.step()
         if self.settings.outer == "reptile":
             point_back(self.clone, self.shared)
-        if self.settings.outer == "clone":
-            copy_parameters(self.clone, self.shared)
-        else:
-            self.optimizer.step()
+        self.optimizer.step()
         return self.descent.end(labels)
 
     def state_dict(self) -> dict[str, Any]:
