@@ -9,6 +9,8 @@ Letters in shapes: B batch, K classes, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,9 +57,9 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], 1, blocks)
-        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], 2, blocks)
-        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], 2, blocks)
+        self.layer1 = stage(Block, WIDTHS[0], WIDTHS[0], 1, blocks)
+        self.layer2 = stage(Block, WIDTHS[0], WIDTHS[1], 2, blocks)
+        self.layer3 = stage(Block, WIDTHS[1], WIDTHS[2], 2, blocks)
         self.linear = nn.Linear(WIDTHS[2], num_classes)
         _initialise(self)
 
@@ -69,9 +71,20 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    rest = [Block(outputs, outputs, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(Block(inputs, outputs, stride), *rest)
+def stage(
+    block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int, blocks: int
+) -> nn.Sequential:
+    """``blocks`` blocks in a row; the first one changes channels and size.
+
+    Args:
+        block: makes one of its input channels, output channels and stride.
+        inputs: channels that come in.
+        outputs: channels that go out.
+        stride: of the first block.
+        blocks: at least 1.
+    """
+    rest = [block(outputs, outputs, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(block(inputs, outputs, stride), *rest)
 
 
 def _initialise(network: nn.Module) -> None:
@@ -80,18 +93,18 @@ def _initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight)
 
 
-def blocks_per_stage(depth: int) -> int:
-    """N of a network of ``depth`` = 6n + 2 layers.
+def blocks_per_stage(depth: int, *, around: int = 2) -> int:
+    """N of a network of ``depth`` = 6n + ``around`` layers.
 
     Raises:
         ValueError: no n >= 1 gives that depth.
     """
-    if depth < 8 or (depth - 2) % 6:
+    if depth < 6 + around or (depth - around) % 6:
         raise ValueError(
-            f"depth ({depth}) is not 6n + 2 with n >= 1: three stages of n blocks of two layers "
-            "and two layers around them cannot add up to it"
+            f"depth ({depth}) is not 6n + {around} with n >= 1: three stages of n blocks of two "
+            f"layers and {around} layers around them cannot add up to it"
         )
-    return (depth - 2) // 6
+    return (depth - around) // 6
 
 
 def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> CifarResNet:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distiller.networks.cifar_resnet import blocks_per_stage
+from distiller.networks.cifar_resnet import WIDTHS, blocks_per_stage, stage
 
 STEM = 64
-WIDTHS = (16, 32, 64)
 POOL = 4
 FEATURES = 256
 
@@ -51,9 +50,9 @@ class ResNetSmall(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, STEM, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)
-        self.layer1 = _stage(STEM, WIDTHS[0], 1, blocks)
-        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], 2, blocks)
-        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], 2, blocks)
+        self.layer1 = stage(LinearBlock, STEM, WIDTHS[0], 1, blocks)
+        self.layer2 = stage(LinearBlock, WIDTHS[0], WIDTHS[1], 2, blocks)
+        self.layer3 = stage(LinearBlock, WIDTHS[1], WIDTHS[2], 2, blocks)
         self.linear = nn.Linear(FEATURES, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,11 +62,6 @@ class ResNetSmall(nn.Module):
             out = torch.relu(stage(out))
         logits: Tensor = self.linear(F.avg_pool2d(out, POOL).flatten(1))
         return logits
-
-
-def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    rest = [LinearBlock(outputs, outputs, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(LinearBlock(inputs, outputs, stride), *rest)
 
 
 def resnet_small(depth: int, num_classes: int = 100, in_channels: int = 3) -> ResNetSmall:

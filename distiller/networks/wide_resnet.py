@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-WIDTHS = (16, 32, 64)
+from distiller.networks.cifar_resnet import WIDTHS, blocks_per_stage, stage
 
 
 class Block(nn.Module):
@@ -48,9 +48,9 @@ class WideResNet(nn.Module):
         super().__init__()
         one, two, three = (widen * width for width in WIDTHS)
         self.conv1 = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
-        self.layer1 = _stage(WIDTHS[0], one, 1, blocks)
-        self.layer2 = _stage(one, two, 2, blocks)
-        self.layer3 = _stage(two, three, 2, blocks)
+        self.layer1 = stage(Block, WIDTHS[0], one, 1, blocks)
+        self.layer2 = stage(Block, one, two, 2, blocks)
+        self.layer3 = stage(Block, two, three, 2, blocks)
         self.bn = nn.BatchNorm2d(three)
         self.linear = nn.Linear(three, num_classes)
         for module in self.modules():
@@ -64,11 +64,6 @@ class WideResNet(nn.Module):
         return logits
 
 
-def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
-    rest = [Block(outputs, outputs, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(Block(inputs, outputs, stride), *rest)
-
-
 def wide_resnet(
     depth: int, widen: int = 2, num_classes: int = 10, in_channels: int = 3
 ) -> WideResNet:
@@ -79,9 +74,4 @@ def wide_resnet(
     Raises:
         ValueError: no n >= 1 gives that depth.
     """
-    if depth < 10 or (depth - 4) % 6:
-        raise ValueError(
-            f"depth ({depth}) is not 6n + 4 with n >= 1: three stages of n blocks of two layers "
-            "and four layers around them cannot add up to it"
-        )
-    return WideResNet((depth - 4) // 6, widen, num_classes, in_channels)
+    return WideResNet(blocks_per_stage(depth, around=4), widen, num_classes, in_channels)

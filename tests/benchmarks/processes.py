@@ -24,23 +24,26 @@ class Processes:
 
     def look(self) -> None:
         """Reads the clocks of all processes that are there."""
-        with suppress(psutil.NoSuchProcess):
-            for process in (self._root, *self._root.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    times = process.cpu_times()
-                    line = " ".join(process.cmdline())
-                    self._seen[process.pid] = line, times.user + times.system
+        for process in self._alive():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                times = process.cpu_times()
+                line = " ".join(process.cmdline())
+                self._seen[process.pid] = line, times.user + times.system
 
     def weigh(self) -> None:
         """Reads the memory of all processes that are there, which costs far more than clocks."""
         mebibytes = 0.0
-        with suppress(psutil.NoSuchProcess):
-            for process in (self._root, *self._root.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    mebibytes += process.memory_full_info().pss / MEBIBYTE
+        for process in self._alive():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                mebibytes += process.memory_full_info().pss / MEBIBYTE
         self.peak_mebibytes = max(self.peak_mebibytes, mebibytes)
 
     def seconds(self, *names: str) -> float:
         """Of the processes whose command line has one of these names; an empty one is in all."""
         seen = list(self._seen.values())
         return sum(spent for line, spent in seen if any(name in line for name in names))
+
+    def _alive(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return [self._root, *self._root.children(recursive=True)]
+        return []

@@ -243,7 +243,8 @@ def test_settings_a_foreign_method_does_not_take_are_refused(picky: Configure) -
     [
         (
             "fast_metal",
-            r"synthesizer.method \(fast_metal\): not one of fast_meta, noisy_layer",
+            r"synthesizer.method \(fast_metal\): not one of fast_meta, noisy_layer "
+            r"and not an",
         ),
         ("tiny_teachers:Pick", r"tiny_teachers:Pick: tiny_teachers has no Pick"),
     ],
