@@ -58,8 +58,8 @@ class ResNetSmall(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[B, K]`` of normalised images ``[B, C, 32, 32]``."""
         out = torch.relu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
-            out = torch.relu(stage(out))
+        for layer in (self.layer1, self.layer2, self.layer3):
+            out = torch.relu(layer(out))
         logits: Tensor = self.linear(F.avg_pool2d(out, POOL).flatten(1))
         return logits
 
