@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.config import load
+from tests.benchmarks.studies.figures import moved
 from tests.benchmarks.studies.study import QUESTIONS, configuration, overrides, study
 from tests.benchmarks.studies.tables import advantage, spread, time_to
 
@@ -16,11 +17,16 @@ NAMES = sorted(path.stem for path in QUESTIONS.glob("*.yaml"))
 @pytest.mark.parametrize("name", NAMES)
 def test_every_arm_is_a_valid_configuration_and_differs_from_the_others(name: str) -> None:
     asked = study(name)
-    configs = [
-        load(configuration(asked), ["teacher.weights=x", *overrides(asked, arm, seed=0)])
+    runs = {
+        (
+            load(
+                configuration(asked), ["teacher.weights=x", *overrides(asked, arm, seed=0)]
+            ).model_dump_json(),
+            str(asked.other_turns.get(arm)),
+        )
         for arm in asked.arms
-    ]
-    assert len({config.model_dump_json() for config in configs}) == len(asked.arms) > 1
+    }
+    assert len(runs) == len(asked.arms) > 1
     assert set(asked.other_turns) <= set(asked.arms)
 
 
@@ -52,3 +58,12 @@ def test_an_advantage_is_paired_by_seed() -> None:
 def test_of_one_value_there_is_no_deviation() -> None:
     assert spread([1.0]) == "1.00"
     assert spread([1.0, 3.0]) == "2.00 (1.41)"
+
+
+def test_what_moved_since_the_last_run_is_said_in_ratios() -> None:
+    before = {"steps": 100.0, "inverted": 10.0, "idle": 0.0}
+    assert moved({"steps": 85.0, "inverted": 10.5, "idle": 3.0}, before) == (
+        "times the last: steps 0.85"
+    )
+    assert "nothing moved" in moved(before, before)
+    assert "no earlier run" in moved(before, {})

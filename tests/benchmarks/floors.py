@@ -7,8 +7,8 @@ at the same precision and memory format. Both services at once, with a core each
 that they share; ``--device cuda`` on a GPU. Networks are those of a shipped configuration with
 random weights. ``--threads 2`` shows what it costs if both take the whole machine for theirs.
 
-Medians of blocks by turns, and ratios to the figures of the last run on such a machine, which are
-in ``records/floors.json``: ``--keep`` replaces them.
+Medians of blocks by turns, ratios to the figures of the last run on such a machine, which are in
+``records/floors.json`` (``--keep`` replaces them), and a line that says what moved.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from synthesizer.generators import ConvGenerator
 from synthesizer.inverter import Inverter, build_inverter
 from synthesizer.methods.fast_meta import FastMetaTable
 from synthesizer.teacher import freeze
+from tests.benchmarks.studies.figures import moved
 from tests.benchmarks.studies.study import RECORDS
 
 BLOCKS = 7
@@ -168,6 +169,11 @@ def table(found: dict[str, Figures], last: dict[str, Figures]) -> str:
     return "\n".join(lines)
 
 
+def flat(found: dict[str, Figures]) -> Figures:
+    """The figures of both sides under names of their own."""
+    return {f"{side}: {what}": ms for side, each in found.items() for what, ms in each.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("config", nargs="?", default="cifar10-resnet20")
@@ -185,7 +191,9 @@ def main() -> None:
     where = ", ".join(machine["gpus"]) if options.device == "cuda" else machine["processor"]
     key = f"{options.config} on {where}, {options.threads} threads"
     found = both(options.config, options.device, options.threads)
-    print(f"{key}, {report.versions()['torch']}\n\n{table(found, stored.get(key, {}))}")
+    last = stored.get(key, {})
+    print(f"{key}, {report.versions()['torch']}\n\n{table(found, last)}\n")
+    print(moved(flat(found), flat(last)))
     if options.keep:
         stored[key] = found
         report.write_atomically(STORED, (json.dumps(stored, indent=1) + "\n").encode())

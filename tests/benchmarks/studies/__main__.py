@@ -3,7 +3,8 @@
 A study is a file ``questions/NAME.yaml``, see :class:`tests.benchmarks.studies.study.Study`::
 
     python -m tests.benchmarks.studies                what there is, and how much of it has been run
-    python -m tests.benchmarks.studies run NAME       makes the runs that have no record yet
+    python -m tests.benchmarks.studies run NAME       makes the runs that have no record yet;
+                                                      --again: all, and says what moved since
     python -m tests.benchmarks.studies judge NAME     compares their students on synthetic images
     python -m tests.benchmarks.studies tables         writes docs/benchmarks.md
 
@@ -38,10 +39,11 @@ def main() -> None:
         of_one.add_argument("study", choices=names)
     commands.choices["run"].add_argument("--seeds", type=int, nargs="*", default=())
     commands.choices["run"].add_argument("--arms", nargs="*", default=())
+    commands.choices["run"].add_argument("--again", action="store_true")
     commands.add_parser("tables")
     options = parser.parse_args()
     if options.command == "run":
-        run(options.study, options.seeds, options.arms)
+        run(options.study, options.seeds, options.arms, again=options.again)
     elif options.command == "judge":
         judge(options.study)
     elif options.command == "tables":

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import Field
@@ -24,6 +23,7 @@ from deploy import report
 from deploy.config import CONFIGS, load
 from deploy.validate import with_teacher
 from tests.benchmarks.processes import Processes
+from tests.benchmarks.studies.figures import Record, figures, moved
 from tests.benchmarks.studies.pool import agreements
 
 HERE = Path(__file__).parent
@@ -35,7 +35,6 @@ SSDKD = Path(sys.executable).with_name("ssdkd")
 LOOK_SECONDS = 2.0
 LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
 """Of ``result.json``; the study says it, or nothing does."""
-Record = dict[str, Any]
 
 
 class Turns(Table):
@@ -80,17 +79,27 @@ def records(name: str) -> dict[tuple[str, int], Record]:
     return {(record["arm"], record["seed"]): record for record in found}
 
 
-def run(name: str, seeds: Sequence[int], arms: Sequence[str]) -> None:
-    """Makes the runs that have no record, arms by turns: a machine may be slower in the evening."""
+def run(name: str, seeds: Sequence[int], arms: Sequence[str], *, again: bool = False) -> None:
+    """Makes the runs that have no record, arms by turns: a machine may be slower in the evening.
+
+    Args:
+        name: of a study.
+        seeds: all of the study's, if there are none.
+        arms: likewise.
+        again: makes those that have one, too, replaces it, and says what moved.
+    """
     asked, done = study(name), records(name)
     for seed in seeds or asked.seeds:
         for arm in arms or asked.arms:
-            if (arm, seed) not in done:
+            before = done.get((arm, seed))
+            if again or before is None:
                 print(f"{name}: {arm}, seed {seed}", flush=True)
                 record = one_run(asked, arm, seed, RUNS / name)
                 write(name, {"arm": arm, "seed": seed, **record})
                 said = (f"{key} {value}" for key, value in record.items() if key in SAID)
                 print(", ".join(said), flush=True)
+                if before is not None:
+                    print(moved(figures(record), figures(before)), flush=True)
 
 
 SAID = ("student_accuracy", "agreement", "samples_inverted", "student_steps")

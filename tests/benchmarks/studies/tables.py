@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import matplotlib
@@ -19,33 +19,18 @@ import numpy as np
 from matplotlib import pyplot
 from scipy import stats
 
-from tests.benchmarks.studies.study import QUESTIONS, ROOT, Record, records, study
+from tests.benchmarks.studies.figures import COLUMNS, COUNTS, Record
+from tests.benchmarks.studies.study import QUESTIONS, ROOT, records, study
 
 DOCS = ROOT / "docs"
 BEGIN, END = (
     "<!-- studies: written by python -m tests.benchmarks.studies tables -->",
     "<!-- end of studies -->",
 )
-NONE = float("nan")
 SHARES = np.linspace(0.05, 1.0, 20)
 """Of the budget, where curves of several seeds are averaged."""
 
 Runs = Sequence[Record]
-COLUMNS: dict[str, Callable[[Record], float]] = {
-    "student": lambda run: run["student_accuracy"],
-    "agreement": lambda run: run["agreement"],
-    "on the pool": lambda run: run.get("pool_agreement", NONE),
-}
-COUNTS: dict[str, Callable[[Record], float]] = {
-    "inverted": lambda run: run["samples_inverted"],
-    "steps": lambda run: run["student_steps"],
-    "inverted a second": lambda run: run["samples_inverted"] / run["inversion_seconds"],
-    "learned a second": lambda run: run.get("samples_drawn", NONE) / run["distillation_seconds"],
-    "distiller idle, %": lambda run: 100 * run.get("distiller_idle_share", NONE),
-    "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
-    "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
-    "peak memory, MiB": lambda run: run["peak_mebibytes"],
-}
 
 
 def section(name: str) -> str:

@@ -1,0 +1,44 @@
+"""What is told of a run, and how it moved since the last one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Record = dict[str, Any]
+Measures = dict[str, Callable[[Record], float]]
+NONE = float("nan")
+MOVED = 0.1
+"""A figure of a shared machine has moved if it did so by more than this share."""
+
+COLUMNS: Measures = {
+    "student": lambda run: run["student_accuracy"],
+    "agreement": lambda run: run["agreement"],
+    "on the pool": lambda run: run.get("pool_agreement", NONE),
+}
+COUNTS: Measures = {
+    "inverted": lambda run: run["samples_inverted"],
+    "steps": lambda run: run["student_steps"],
+    "inverted a second": lambda run: run["samples_inverted"] / run["inversion_seconds"],
+    "learned a second": lambda run: run.get("samples_drawn", NONE) / run["distillation_seconds"],
+    "distiller idle, %": lambda run: 100 * run.get("distiller_idle_share", NONE),
+    "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
+    "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
+    "peak memory, MiB": lambda run: run["peak_mebibytes"],
+}
+
+
+def figures(run: Record) -> dict[str, float]:
+    """All that was measured in a run."""
+    found = {what: measure(run) for what, measure in (COLUMNS | COUNTS).items()}
+    return {what: value for what, value in found.items() if not math.isnan(value)}
+
+
+def moved(now: Mapping[str, float], before: Mapping[str, float]) -> str:
+    """A line that says which figures moved by more than a tenth, as ratios to what they were."""
+    ratios = {what: now[what] / before[what] for what in now if before.get(what)}
+    far = [f"{what} {ratio:.2f}" for what, ratio in ratios.items() if abs(ratio - 1) > MOVED]
+    if not ratios:
+        return "there is no earlier run to compare with"
+    return f"times the last: {', '.join(far) or 'nothing moved by more than a tenth'}"
