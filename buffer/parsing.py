@@ -36,6 +36,7 @@ def _plain(value: Any, where: str = "") -> Any:
     """Refuses what YAML has and JSON has not: infinities, dates, sets."""
     if isinstance(value, Mapping):
         for key, item in value.items():
+            _plain(key, where)
             _plain(item, f"{where}{key}: ")
     elif isinstance(value, list | tuple):
         for item in value:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
-from deploy.config import load
-from tests.benchmarks.studies.figures import moved
+from deploy.config import CONFIGS, PipelineConfig, load
+from distiller.networks import digits_cnn
+from synthesizer.inverter import build_method
+from tests.benchmarks.studies.figures import NONE, moved, on_pool
+from tests.benchmarks.studies.pool import agreements
 from tests.benchmarks.studies.study import QUESTIONS, configuration, overrides, study
 from tests.benchmarks.studies.tables import advantage, spread, time_to
+from tests.benchmarks.studies.turns import by_turns
 
 NAMES = sorted(path.stem for path in QUESTIONS.glob("*.yaml"))
 
@@ -30,11 +41,75 @@ def test_every_arm_is_a_valid_configuration_and_differs_from_the_others(name: st
     assert set(asked.other_turns) <= set(asked.arms)
 
 
-def run(seed: int, pool: float, *accuracies: float) -> dict[str, Any]:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arms_method_takes_its_settings(name: str) -> None:
+    asked = study(name)
+    for arm in asked.arms:
+        build_method(
+            load(configuration(asked), ["teacher.weights=x", *overrides(asked, arm, seed=0)])
+        )
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PipelineConfig]:
+    """Makes configurations of tiny networks for the digits."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    torch.manual_seed(1)
+    safetensors.torch.save_file(digits_cnn(width=4).state_dict(), path)
+
+    def make(*sets: str) -> PipelineConfig:
+        small = [
+            f"teacher.weights={path}",
+            "teacher.kwargs.width=4",
+            "student.kwargs.width=4",
+            "synthesizer.batch_size=20",
+            "synthesizer.kwargs={width: 8, inner_steps: 2, latent_dim: 8}",
+            "distiller.batch_size=16",
+            "buffer.min_size_to_sample=40",
+        ]
+        return load(CONFIGS / "digits.yaml", [*small, *sets])
+
+    return make
+
+
+def turns(config: PipelineConfig, out: Path) -> dict[str, Any]:
+    out.mkdir()
+    return by_turns(config, out, steps=6, ratio=2.0)
+
+
+def test_by_turns_a_seed_says_all(digits: Callable[..., PipelineConfig], tmp_path: Path) -> None:
+    made = {}
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        found = turns(digits(f"run.seed={seed}"), tmp_path / name)
+        assert (found["student_steps"], found["samples_inverted"]) == (6, 100)
+        made[name] = (tmp_path / name / "student.safetensors").read_bytes()
+    assert made["one"] == made["same"] != made["other"]
+
+
+def test_students_are_asked_about_each_runs_images(
+    digits: Callable[..., PipelineConfig], tmp_path: Path
+) -> None:
+    outs = {name: tmp_path / name for name in ("student", "teacher")}
+    for seed, out in enumerate(outs.values()):
+        turns(digits(f"run.seed={seed}"), out)
+    # One student knows everything: it is the teacher.
+    config = load(outs["teacher"] / "config.yaml")
+    shutil.copy(str(config.teacher.weights), outs["teacher"] / "student.safetensors")
+    found = agreements(outs, 30)
+    assert found["teacher"] == {"student": 100.0, "teacher": 100.0}
+    assert found["student"].keys() == outs.keys()
+    assert all(value < 100.0 for value in found["student"].values())
+    pools = [np.load(out / "pool-30.npy") for out in outs.values()]
+    assert pools[0].shape == (30, 1, 8, 8)
+    assert not np.array_equal(*pools)
+
+
+def run(seed: int, pool: float, *accuracies: float, arm: str = "first") -> dict[str, Any]:
     """A record with measurements at equal distances over 100 seconds."""
     shares = [(number + 1) / len(accuracies) for number in range(len(accuracies))]
     curve = [[0, 100 * s, s, a] for s, a in zip(shares, accuracies, strict=True)]
-    return {"seed": seed, "pool_agreement": pool, "curve": curve}
+    judged = {"first": 90.0, "better": 10.0, "third": pool - 5, "fourth": pool + 5}
+    return {"arm": arm, "seed": seed, "pool_agreements": judged, "curve": curve}
 
 
 def test_the_time_to_a_goal_is_that_of_the_mean_curve() -> None:
@@ -45,19 +120,31 @@ def test_the_time_to_a_goal_is_that_of_the_mean_curve() -> None:
     assert time_to(10, [{"seed": 0}]) == "-"
 
 
-def test_an_advantage_is_paired_by_seed() -> None:
+def test_an_advantage_is_paired_by_seed_and_of_third_arms_images() -> None:
     first = [run(0, 50.0), run(1, 60.0), run(2, 70.0), run(3, 99.0)]
-    better = [run(2, 72.0), run(0, 51.0), run(1, 63.0)]
+    better = [run(seed, pool, arm="better") for seed, pool in ((2, 72.0), (0, 51.0), (1, 63.0))]
     # Differences 1, 3 and 2: mean 2, standard error 1/sqrt(3), t with two degrees 4.303.
     assert advantage(better, first) == "+2.00 (-0.48 to +4.48)"
     assert advantage(better[:1], first) == "+2.00"
     assert advantage(first, first) == "-"
-    assert advantage([{"seed": 0}], first) == "-"
+    assert advantage([{"arm": "unjudged", "seed": 0}], first) == "-"
+    judged = {"pool_agreements": {"first": 1.0, "better": 2.0}}
+    two_arms = [run(0, 0.0, arm=arm) | judged for arm in ("first", "better")]
+    assert advantage(two_arms[1:], two_arms[:1]) == "-"
+
+
+def test_agreement_is_of_other_arms_images_each_arm_counting_the_same() -> None:
+    judged = run(0, 60.0)
+    assert on_pool(judged) == pytest.approx((10 + 55 + 65) / 3)
+    assert on_pool(judged, without="better") == pytest.approx(60.0)
+    assert math.isnan(on_pool({"arm": "first"}))
 
 
 def test_of_one_value_there_is_no_deviation() -> None:
     assert spread([1.0]) == "1.00"
     assert spread([1.0, 3.0]) == "2.00 (1.41)"
+    assert spread([1.0, NONE, 3.0]) == "2.00 (1.41)"
+    assert spread([NONE, NONE]) == "-"
 
 
 def test_what_moved_since_the_last_run_is_said_in_ratios() -> None:

@@ -72,6 +72,8 @@ def wide_resnet(
     WRN-16-2 has 0.69 million parameters, WRN-40-2 2.2 million.
 
     Raises:
-        ValueError: no n >= 1 gives that depth.
+        ValueError: no n >= 1 gives that depth, or there would be no channels.
     """
+    if widen < 1:
+        raise ValueError(f"widen ({widen}) is below 1: the stages would have no channels")
     return WideResNet(blocks_per_stage(depth, around=4), widen, num_classes, in_channels)

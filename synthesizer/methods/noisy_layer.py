@@ -120,14 +120,17 @@ class NoisyLayer:
         if lifetime is not None and self.rounds > 0 and self.rounds % lifetime == 0:
             initialize(self.generator, context.generator)
         latent_dim, rng = self.settings.latent_dim, context.generator
-        layers = NoisyLayers(-(-self.size // self.classes), self.classes, latent_dim, rng)
-        labels = torch.arange(self.size, device=context.device) % self.classes
+        # Each round goes on with the class after the last one's: all are asked for equally often.
+        first = self.rounds * self.size % self.classes
+        rows = slice(first, first + self.size)
+        layers = NoisyLayers(-(-rows.stop // self.classes), self.classes, latent_dim, rng)
+        labels = torch.arange(rows.start, rows.stop, device=context.device) % self.classes
         parameters = [*self.generator.parameters(), *layers.parameters()]
         optimizer = torch.optim.Adam(parameters, self.settings.generator_lr, BETAS, fused=True)
         self.descent.begin()
         for _ in range(self.settings.inner_steps):
             optimizer.zero_grad()
-            self.descent.step(lambda: self.generator(layers()[: self.size]), labels, context)
+            self.descent.step(lambda: self.generator(layers()[rows]), labels, context)
             optimizer.step()
         self.rounds += 1
         return self.descent.end(labels)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import select
 import statistics
 import subprocess
 import sys
@@ -116,22 +117,33 @@ def distillation(config: PipelineConfig, device: torch.device) -> dict[str, Work
 SIDES = {"inversion": inversion, "distillation": distillation}
 
 
-def measure(side: str, name: str, device: torch.device, threads: int) -> Figures:
-    """Median seconds of each work of a side, by turns."""
+def measure(side: str, name: str, device: torch.device, threads: int) -> None:
+    """Median seconds of each work of a side, by turns; begins and ends when the other side does.
+
+    Says on standard output when it is ready and what it found; goes on working until standard input
+    is closed, so that the other side has company to its end.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         works = SIDES[side](configured(name, Path(folder)), device)
     times: dict[str, list[float]] = {what: [] for what in works}
-    for number in range(BLOCKS + 1):
+    for work in works.values():
+        work()  # warms up
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(BLOCKS):
         for what, work in works.items():
             begun = time.perf_counter()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if number:  # the first one warms up
-                times[what].append(time.perf_counter() - begun)
-    return {what: statistics.median(spent) for what, spent in times.items()}
+            times[what].append(time.perf_counter() - begun)
+    medians = {what: statistics.median(spent) for what, spent in times.items()}
+    print(json.dumps(medians), flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        for work in works.values():
+            work()
 
 
 def configured(name: str, folder: Path) -> PipelineConfig:
@@ -147,11 +159,27 @@ def both(name: str, device: str, threads: int) -> dict[str, Figures]:
     """Both sides at once, each in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.floors", name, "--device", device]
     command += ["--threads", str(threads)]
+    pipe = subprocess.PIPE
     children = {
-        side: subprocess.Popen([*command, "--side", side], stdout=subprocess.PIPE, text=True)
+        side: subprocess.Popen([*command, "--side", side], stdin=pipe, stdout=pipe, text=True)
         for side in SIDES
     }
-    return {side: json.loads(child.communicate()[0]) for side, child in children.items()}
+    for child in children.values():
+        if _line(child) != "ready":
+            raise SystemExit("a side could not begin")
+    for child in children.values():
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    found = {side: json.loads(_line(child) or "{}") for side, child in children.items()}
+    for child in children.values():
+        child.communicate()
+    return found
+
+
+def _line(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
 
 
 def table(found: dict[str, Figures], last: dict[str, Figures]) -> str:
@@ -184,12 +212,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.side:
         device = torch.device(options.device)
-        print(json.dumps(measure(options.side, options.config, device, options.threads)))
+        measure(options.side, options.config, device, options.threads)
         return
     stored: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {}
     machine = report.machine()
     where = ", ".join(machine["gpus"]) if options.device == "cuda" else machine["processor"]
-    key = f"{options.config} on {where}, {options.threads} threads"
+    config = load(CONFIGS / f"{options.config}.yaml", ["teacher.weights=x"])
+    sizes = f"rounds of {config.synthesizer.batch_size}, steps of {config.distiller.batch_size}"
+    key = f"{options.config}, {sizes}, on {where}, {options.threads} threads"
     found = both(options.config, options.device, options.threads)
     last = stored.get(key, {})
     print(f"{key}, {report.versions()['torch']}\n\n{table(found, last)}\n")

@@ -8,7 +8,7 @@ import torch
 
 from buffer.errors import ConfigError, Diverged
 from buffer.models import build
-from distiller.augment import crop_and_flip, to_unit
+from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss
 from distiller.step import DistillationStep, learning_rate, to_device
@@ -112,6 +112,21 @@ def test_the_teacher_sees_the_augmented_images(make_step, make_batch):
     with torch.no_grad():
         expected = kl_divergence(step.student(shown), step.teacher(shown)).numpy()
     np.testing.assert_allclose(step(batch, learning_rate=0.1).kl, expected, rtol=1e-5)
+
+
+def test_teacher_and_student_see_the_same_blends(make_step, make_batch):
+    step = make_step(*_unaugmented("distiller.mixup=1"), seed=4)
+    batch = make_batch()
+    seen = []
+    for network in (step.student, step.teacher):
+        network.register_forward_hook(lambda _, given, __: seen.append(given[0].clone()))
+    step(batch, learning_rate=0.1)
+    images = to_unit(torch.from_numpy(batch.images))
+    blends = mix(images, share=1.0, generator=torch.Generator().manual_seed(4))
+    assert len(seen) == 2
+    for shown in seen:
+        torch.testing.assert_close(shown, blends)
+    assert (blends - images).abs().mean() > 0.01
 
 
 def test_cached_logits_take_the_teachers_place(make_step, make_batch):

@@ -63,7 +63,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(
 
 
 @pytest.mark.parametrize(("filled", "has_student"), [(False, True), (True, False)])
-def test_the_adversarial_term_waits_for_a_full_buffer_and_a_student(
+def test_the_adversarial_term_waits_for_the_warm_up_and_a_student(
     images: Tensor, table: SynthesizerTable, fighting: Context, filled: bool, has_student: bool
 ) -> None:
     student = fighting.student if has_student else None

@@ -11,13 +11,16 @@ A study is a file ``questions/NAME.yaml``, see :class:`tests.benchmarks.studies.
 **Decisions are made by agreement with the teacher on a pool of synthetic images**, never on test
 images. The probes that a run holds back will not do: an arm that makes easy images agrees on easy
 probes. So the generators of all runs of a study, as they had become by the end, make as many images
-each, and every student is asked about those of all others.
+each, and every student is asked about those of all other arms. Where two arms are compared, both
+are asked about the images of the third ones only: who makes easy images has no advantage by that.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 
+from tests.benchmarks.studies.figures import on_pool
 from tests.benchmarks.studies.study import QUESTIONS, judge, records, run, study
 
 
@@ -25,7 +28,7 @@ def show(names: list[str]) -> None:
     """Prints what has been run of each study."""
     for name in names:
         asked, done = study(name), records(name)
-        judged = sum("pool_agreement" in record for record in done.values())
+        judged = sum(not math.isnan(on_pool(record)) for record in done.values())
         wanted = len(asked.arms) * len(asked.seeds)
         print(f"{name}: {len(done)} of {wanted} runs, {judged} judged. {asked.title}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +13,25 @@ NONE = float("nan")
 MOVED = 0.1
 """A figure of a shared machine has moved if it did so by more than this share."""
 
+
+def on_pool(run: Record, *, without: str = "") -> float:
+    """Agreement on images of the arms but its own, each arm counting the same, percent.
+
+    Args:
+        run: judged, or the value is not a number.
+        without: an arm whose images are left out, too: the one that it is compared with.
+    """
+    if "pool_agreement" in run:  # judged before sources were kept apart
+        return float(run["pool_agreement"])
+    judged = run.get("pool_agreements", {})
+    values = [value for source, value in judged.items() if source not in (run["arm"], without)]
+    return statistics.mean(values) if values else NONE
+
+
 COLUMNS: Measures = {
     "student": lambda run: run["student_accuracy"],
     "agreement": lambda run: run["agreement"],
-    "on the pool": lambda run: run.get("pool_agreement", NONE),
+    "on the pool": on_pool,
 }
 COUNTS: Measures = {
     "inverted": lambda run: run["samples_inverted"],
@@ -25,6 +41,7 @@ COUNTS: Measures = {
     "distiller idle, %": lambda run: 100 * run.get("distiller_idle_share", NONE),
     "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
     "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
+    "processor, s": lambda run: run["processor_seconds"]["all"],
     "peak memory, MiB": lambda run: run["peak_mebibytes"],
 }
 

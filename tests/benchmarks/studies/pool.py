@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from buffer.models import NormalizedModel, autocast_dtype, build
+from buffer.params import start_params
 from buffer.version import Version
 from deploy.config import PipelineConfig, load
 from distiller.evaluation import agreement
@@ -49,15 +50,15 @@ def images_of(out: Path, count: int) -> Tensor:
     ).load()
     if saved is None:
         raise SystemExit(f"{out} has no generator")
-    inverter.method.load_state_dict(saved["method"])
     inverter.context.student, inverter.context.warmed_up = student_of(out, config), True
-    inverter.method.prepare(inverter.context)
-    rounds = -(-count // config.synthesizer.batch_size)
-    made = [
-        torch.from_numpy(sample.image)
-        for _ in range(rounds)
-        for sample in inverter.round(born=Version(0, 0)).samples
-    ]
+    inverter.context.params = start_params(config.buffer)
+    made: list[Tensor] = []
+    while len(made) < count:
+        # Each round begins with the generator as it was: what it learns here is no run's.
+        inverter.method.load_state_dict(saved["method"])
+        inverter.method.prepare(inverter.context)
+        samples = inverter.round(born=Version(0, 0)).samples
+        made += [torch.from_numpy(sample.image) for sample in samples]
     return torch.stack(made[:count])
 
 
@@ -77,24 +78,28 @@ def logits(model: NormalizedModel, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def agreements(outs: Mapping[Name, Path], count: int) -> dict[Name, float]:
-    """How often each run's student agrees with its teacher on images of all other runs, percent.
+def agreements(outs: Mapping[Name, Path], count: int) -> dict[Name, dict[Name, float]]:
+    """How often each run's student agrees with its teacher on images of each run, percent.
 
     Args:
         outs: folders of the runs, by name; all with images of one shape.
         count: images of each run.
+
+    Returns:
+        By student, then by whose images they are.
     """
     images = torch.stack([pool_of(out, count) for out in outs.values()])  # [runs, count, C, H, W]
     answers: dict[str, Tensor] = {}
     found = {}
-    for number, (name, out) in enumerate(outs.items()):
+    for name, out in outs.items():
         config = load(out / "config.yaml")
         teacher = config.teacher.model_dump_json()
         if teacher not in answers:  # most studies have one for all runs
             asked = logits(freeze(build(config.teacher), CPU), images.flatten(0, 1))
             answers[teacher] = asked.unflatten(0, images.shape[:2])
-        others = torch.arange(len(outs)) != number
-        wanted = answers[teacher][others].flatten(0, 1)
-        given = logits(student_of(out, config), images[others].flatten(0, 1))
-        found[name] = agreement(given, wanted)
+        given = logits(student_of(out, config), images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        found[name] = {
+            source: agreement(ours, wanted)
+            for source, ours, wanted in zip(outs, given, answers[teacher], strict=True)
+        }
     return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -16,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from buffer.parsing import Table
 from deploy import report
 from deploy.config import CONFIGS, load
 from deploy.validate import with_teacher
 from tests.benchmarks.processes import Processes
-from tests.benchmarks.studies.figures import Record, figures, moved
+from tests.benchmarks.studies.figures import Record, figures, moved, on_pool
 from tests.benchmarks.studies.pool import agreements
 
 HERE = Path(__file__).parent
@@ -40,9 +42,9 @@ LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
 class Turns(Table):
     """How much work a run is."""
 
-    steps: int
+    steps: PositiveInt
     """Of the student."""
-    ratio: float
+    ratio: PositiveFloat
     """Student steps per round."""
 
 
@@ -89,6 +91,8 @@ def run(name: str, seeds: Sequence[int], arms: Sequence[str], *, again: bool = F
         again: makes those that have one, too, replaces it, and says what moved.
     """
     asked, done = study(name), records(name)
+    if unknown := set(arms) - set(asked.arms):
+        raise SystemExit(f"--arms {', '.join(unknown)}: {name} has {', '.join(asked.arms)}")
     for seed in seeds or asked.seeds:
         for arm in arms or asked.arms:
             before = done.get((arm, seed))
@@ -122,6 +126,7 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     """
     out, sets = folder / f"{arm}-{seed}", overrides(asked, arm, seed)
     (teachers := folder / f"teacher-{seed}").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # what an interrupted run has learned, and its pool
     config = configuration(asked)
     teacher = with_teacher(load(config, sets), teachers).teacher.weights
     load_before = os.getloadavg()[0]
@@ -140,6 +145,8 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     if process.returncode != 0:
         raise SystemExit(f"the run in {out} failed with {process.returncode}")
     result = json.loads((out / "result.json").read_text())
+    if result.get("controller_failure"):
+        raise SystemExit(f"the run in {out} lost its controller: {result['controller_failure']}")
     return {
         "overrides": list(asked.arms[arm]),
         **{key: value for key, value in result.items() if key not in LEFT_OUT},
@@ -176,9 +183,16 @@ def command(turns: Turns | None) -> list[str]:
 
 
 def judge(name: str) -> None:
-    """Adds ``pool_agreement`` to the records of a study; its runs must be at hand."""
+    """Adds ``pool_agreements``, by whose images they are, to a study's records.
+
+    The folders of all its runs must be at hand. Images of a student's own arm are left out.
+    """
     done = records(name)
-    outs = {key: RUNS / name / f"{key[0]}-{key[1]}" for key in done}
-    for key, value in agreements(outs, study(name).pool).items():
-        write(name, done[key] | {"pool_agreement": value})
-        print(f"{key[0]}, seed {key[1]}: {value:.2f}")
+    outs = {(arm, seed): RUNS / name / f"{arm}-{seed}" for arm, seed in done}
+    for (arm, seed), found in agreements(outs, study(name).pool).items():
+        by_arm: dict[str, list[float]] = {}
+        for (source, _), value in found.items():
+            by_arm.setdefault(source, []).append(value)
+        means = {source: statistics.mean(each) for source, each in by_arm.items() if source != arm}
+        write(name, done[arm, seed] | {"pool_agreements": means})
+        print(f"{arm}, seed {seed}: {on_pool(records(name)[arm, seed]):.2f}")

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib import pyplot
 from scipy import stats
 
-from tests.benchmarks.studies.figures import COLUMNS, COUNTS, Record
+from tests.benchmarks.studies.figures import COLUMNS, COUNTS, Record, on_pool
 from tests.benchmarks.studies.study import QUESTIONS, ROOT, records, study
 
 DOCS = ROOT / "docs"
@@ -38,6 +38,8 @@ def section(name: str) -> str:
     asked, done = study(name), records(name)
     by_arm = {arm: [done[arm, seed] for a, seed in sorted(done) if a == arm] for arm in asked.arms}
     by_arm = {arm: runs for arm, runs in by_arm.items() if runs}
+    if next(iter(by_arm), None) != next(iter(asked.arms)):
+        return f"### {asked.title}\n\nThe arm that the others are compared with was not run yet.\n"
     return "\n".join(
         [
             f"### {asked.title}\n",
@@ -55,7 +57,7 @@ def section(name: str) -> str:
 
 def arms_table(by_arm: dict[str, Runs]) -> list[str]:
     """Means and standard deviations over seeds, and the time to the first arm's last accuracy."""
-    first, *_ = by_arm.values()
+    first = next(iter(by_arm.values()))
     goal = statistics.mean(run["student_accuracy"] for run in first)
     counts = measured(by_arm)
     names = [*COLUMNS, "pool, less the first arm's", f"{goal:.1f} % after", *counts]
@@ -69,12 +71,14 @@ def arms_table(by_arm: dict[str, Runs]) -> list[str]:
 
 
 def advantage(runs: Runs, first: Runs) -> str:
-    """Difference on the pool, paired by seed, with its 95 % interval (Student's t)."""
-    ours, theirs = (
-        {run["seed"]: run["pool_agreement"] for run in each if "pool_agreement" in run}
-        for each in (runs, first)
-    )
-    differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    """Difference on the images of third arms, by seed, with its 95 % interval (Student's t)."""
+    theirs = {run["seed"]: run for run in first}
+    pairs = [(run, theirs[run["seed"]]) for run in runs if run["seed"] in theirs]
+    differences = [
+        on_pool(run, without=other["arm"]) - on_pool(other, without=run["arm"])
+        for run, other in pairs
+    ]
+    differences = [each for each in differences if not math.isnan(each)]
     if runs is first or not differences:
         return "-"
     mean = statistics.mean(differences)
@@ -110,7 +114,10 @@ def shown(value: float, digits: int) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation."""
+    """Mean and, of several, standard deviation; of those that were measured."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "-"
     mean = shown(statistics.mean(values), 2)
     return mean if len(values) == 1 else f"{mean} ({statistics.stdev(values):.2f})"
 

@@ -51,7 +51,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
     torch.set_num_threads(1)
     rounds, seconds = 0, {"inversion": 0.0, "distillation": 0.0}
     with RedisServer.start() as server:
-        replay = connect(config.buffer, url=server.url, run="turns")
+        replay = connect(config.buffer, url=server.url, run="turns", seed=config.run.seed)
         synthesizer = Synthesizer(
             config,
             replay,

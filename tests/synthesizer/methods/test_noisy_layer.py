@@ -53,10 +53,15 @@ def test_a_round_gives_all_classes_in_turn(config: SynthesizerFile, context: Con
     assert batch.target_labels.tolist() == [0, 1, 2, 3] * 4
 
 
-def test_a_batch_may_end_in_the_middle_of_a_layer(configure: Configure, context: Context) -> None:
-    batch = prepared(configure(synthesizer={"batch_size": 6}), context).round(context)
-    assert batch.target_labels.tolist() == [0, 1, 2, 3, 0, 1]
-    assert len(batch.images) == 6
+@pytest.mark.parametrize("size", [3, 6])
+def test_a_round_goes_on_with_the_class_after_the_last_ones(
+    size: int, configure: Configure, context: Context
+) -> None:
+    method = prepared(configure(synthesizer={"batch_size": size}), context)
+    batches = [method.round(context) for _ in range(4)]
+    labels = torch.cat([batch.target_labels for batch in batches]).tolist()
+    assert labels == [0, 1, 2, 3] * size
+    assert {len(batch.images) for batch in batches} == {size}
 
 
 def test_argmax_mode_asks_for_nothing(configure: Configure, context: Context) -> None:
