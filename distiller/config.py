@@ -38,6 +38,9 @@ class DistillerTable(Table):
     sample, valid only without augmentation."""
     prefetch: Annotated[int, Field(ge=1, le=16)] = 2
     """Batches drawn ahead of the step in hand."""
+    device_cache_mebibytes: Annotated[int, Field(ge=0)] = 1024
+    """Memory of a GPU in which a worker keeps all images of the buffer, if they fit, so that each
+    is copied there once; 0 copies every drawn one."""
     snapshot_seconds: Annotated[float, Field(gt=0)] = 5.0
     """How often the student's weights and progress are published."""
     probe_seconds: Annotated[float, Field(gt=0)] = 10.0

@@ -16,7 +16,7 @@ from buffer.sample import Batch
 from buffer.version import Version
 from distiller.augment import to_unit
 from distiller.losses import kl_divergence
-from distiller.step import to_device
+from distiller.resident import to_device
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
 from distiller.ranks import Ranks
+from distiller.resident import ResidentImages, to_device
 
 
 def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0.0) -> float:
@@ -57,11 +58,6 @@ def precision(device: torch.device, autocast: torch.dtype | None) -> Any:
     return torch.autocast(device.type, dtype=autocast)
 
 
-def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A tensor of an array that may be read-only, on the device."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
-
-
 @dataclass(frozen=True)
 class StepResult:
     """What one step measured."""
@@ -87,6 +83,7 @@ class DistillationStep:
         autocast: type of the networks' computations; ``None`` for float32.
         generator: on ``device``; draws crops and flips.
         ranks: those that step together with this one.
+        resident: of ``device``; where drawn images are kept.
     """
 
     def __init__(
@@ -99,6 +96,7 @@ class DistillationStep:
         autocast: torch.dtype | None,
         generator: torch.Generator,
         ranks: Ranks | None = None,
+        resident: ResidentImages | None = None,
     ) -> None:
         self.student = student
         self.teacher = teacher
@@ -106,6 +104,7 @@ class DistillationStep:
         self._device = device
         self._autocast = autocast
         self._ranks = ranks or Ranks()
+        self.resident = resident or ResidentImages(0, device)
         self.generator = generator
         self.optimizer = torch.optim.SGD(
             student.parameters(),
@@ -166,9 +165,8 @@ class DistillationStep:
             )
 
     def _images(self, batch: Batch) -> Tensor:
-        stored = to_device(batch.images, self._device)
         augmented = crop_and_flip(
-            stored,
+            self.resident.of(batch),
             padding=self._table.crop_padding,
             flip=self._table.flip,
             generator=self.generator,

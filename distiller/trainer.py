@@ -31,6 +31,7 @@ from distiller.metrics import DistillerMetrics
 from distiller.pair import build_pair
 from distiller.ranks import Ranks
 from distiller.reporter import Reporter
+from distiller.resident import resident_images
 from distiller.step import DistillationStep, StepResult, learning_rate
 from distiller.tally import Budget, Origin, Tally
 
@@ -90,16 +91,15 @@ class Trainer:
         self._save_at = clock() + config.distiller.checkpoint_seconds
 
     def _build_step(self) -> DistillationStep:
-        generator = torch.Generator(self._device)
-        generator.manual_seed(self.seed(AUGMENTATION))
         return DistillationStep(
             self.pair.trained,
             self.pair.teacher,
             self._config.distiller,
             device=self._device,
             autocast=autocast_dtype(self._config.run.precision, self._device),
-            generator=generator,
+            generator=torch.Generator(self._device).manual_seed(self.seed(AUGMENTATION)),
             ranks=self._ranks,
+            resident=resident_images(self._config, self._device),
         )
 
     def _build_loader(self) -> ReplayLoader:

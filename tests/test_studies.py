@@ -66,6 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PipelineCo
             "synthesizer.kwargs={width: 8, inner_steps: 2, latent_dim: 8}",
             "distiller.batch_size=16",
             "buffer.min_size_to_sample=40",
+            "buffer.probe_capacity=0",
         ]
         return load(CONFIGS / "digits.yaml", [*small, *sets])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import statistics
+import subprocess
 from contextlib import suppress
 
 import psutil
@@ -19,6 +22,7 @@ class Processes:
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
         self._seen: dict[int, tuple[str, float]] = {}
+        self._gpu_busy: list[float] = []
         self.peak_mebibytes = 0.0
         """Of memory at any :meth:`weigh`; a page that several processes share counts once."""
 
@@ -37,6 +41,20 @@ class Processes:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 mebibytes += process.memory_full_info().pss / MEBIBYTE
         self.peak_mebibytes = max(self.peak_mebibytes, mebibytes)
+
+    def look_at_gpus(self) -> None:
+        """Asks all GPUs how busy they are, whoever keeps them so; nothing happens without any."""
+        if (program := shutil.which("nvidia-smi")) is None:
+            return
+        query = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        with suppress(ValueError):  # a part of a GPU does not say
+            self._gpu_busy += [float(percent) for percent in answer.stdout.split()]
+
+    @property
+    def gpu_utilization(self) -> float | None:
+        """Mean over every :meth:`look_at_gpus`, percent; ``None``: there was none to look at."""
+        return statistics.mean(self._gpu_busy) if self._gpu_busy else None
 
     def seconds(self, *names: str) -> float:
         """Of the processes whose command line has one of these names; an empty one is in all."""

@@ -11,7 +11,8 @@ from buffer.models import build
 from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss
-from distiller.step import DistillationStep, learning_rate, to_device
+from distiller.resident import to_device
+from distiller.step import DistillationStep, learning_rate
 
 CPU = torch.device("cpu")
 

@@ -42,6 +42,7 @@ COUNTS: Measures = {
     "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
     "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
     "processor, s": lambda run: run["processor_seconds"]["all"],
+    "GPU, %": lambda run: run.get("gpu_utilization") or NONE,
     "peak memory, MiB": lambda run: run["peak_mebibytes"],
 }
 

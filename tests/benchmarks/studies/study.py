@@ -141,6 +141,7 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
     while process.poll() is None:
         processes.look()
         processes.weigh()
+        processes.look_at_gpus()
         time.sleep(LOOK_SECONDS)
     if process.returncode != 0:
         raise SystemExit(f"the run in {out} failed with {process.returncode}")
@@ -157,6 +158,7 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
             "all": processes.seconds(""),
         },
         "peak_mebibytes": processes.peak_mebibytes,
+        "gpu_utilization": processes.gpu_utilization,
         "load_before": load_before,
         "machine": report.machine(),
     }
