@@ -16,36 +16,43 @@ from torch.nn import functional as F
 
 
 def crop_and_flip(
-    images: Tensor, *, padding: int, flip: bool, generator: torch.Generator
+    images: Tensor,
+    *,
+    padding: int,
+    flip: bool,
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Shifts each image by up to ``padding`` pixels and mirrors every second one, at random.
+    """Cuts a window out of each image and mirrors every second one, at random.
 
-    Each image is padded with zeros by ``padding`` on every side and a window of its own size is cut
-    out at a uniformly drawn place; then it is mirrored left to right with probability 1/2.
+    Each image is padded with zeros by ``padding`` on every side and a window is cut out at a
+    uniformly drawn place; then it is mirrored left to right with probability 1/2.
 
     Args:
         images: ``[B, C, H, W]`` of any type.
         padding: pixels, >= 0; 0 does not move images.
         flip: whether to mirror.
         generator: on the device of ``images``; the only source of randomness.
+        size: height h and width w of the window; default: the image's own.
 
     Returns:
-        ``[B, C, H, W]`` of the same type, channels last in memory; ``images`` itself if there is
+        ``[B, C, h, w]`` of the same type, channels last in memory; ``images`` itself if there is
         nothing to do.
     """
-    if padding == 0 and not flip:
+    count, _, full_height, full_width = images.shape
+    height, width = size or (full_height, full_width)
+    if padding == 0 and not flip and (height, width) == (full_height, full_width):
         return images
-    count, _, height, width = images.shape
     device = images.device
 
     def draw(below: int) -> Tensor:
         return torch.randint(below, (count, 1), generator=generator, device=device)
 
-    rows = torch.arange(height, device=device) + draw(2 * padding + 1)
+    rows = torch.arange(height, device=device) + draw(full_height - height + 2 * padding + 1)
     columns = torch.arange(width, device=device).expand(count, width)
     if flip:
         columns = torch.where(draw(2) == 1, width - 1 - columns, columns)
-    columns = columns + draw(2 * padding + 1)
+    columns = columns + draw(full_width - width + 2 * padding + 1)
     padded = F.pad(images, (padding, padding, padding, padding))
     which = torch.arange(count, device=device).view(-1, 1, 1)
     # Indices around a slice put their own dimensions first: [B, H, W, C], channels last for free.

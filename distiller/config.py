@@ -31,6 +31,9 @@ class DistillerTable(Table):
     """Augmentation: pad and crop at random by up to so many pixels."""
     flip: bool = True
     """Augmentation: flip at random."""
+    small_crops_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the budget, from its beginning, in which student and teacher see crops of three
+    quarters of an image's height and width, which take little more than half the time."""
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Augmentation: share of the images that are blended with another of their batch."""
     teacher_logits: Literal["recompute", "cached"] = "recompute"

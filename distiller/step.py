@@ -113,12 +113,15 @@ class DistillationStep:
             weight_decay=table.weight_decay,
         )
 
-    def __call__(self, batch: Batch, *, learning_rate: float) -> StepResult:
+    def __call__(
+        self, batch: Batch, *, learning_rate: float, small: bool = False
+    ) -> StepResult:
         """One step.
 
         Args:
             batch: B drawn samples; with ``teacher_logits: cached`` they carry ``logits``.
             learning_rate: of this step.
+            small: whether both networks see crops of three quarters of the images' size.
 
         Raises:
             Diverged: the loss of a rank is not finite; raised on all of them, the student's
@@ -126,7 +129,7 @@ class DistillationStep:
             ConfigError: see :meth:`check`.
         """
         self.check(batch)
-        images = self._images(batch)
+        images = self._images(batch, small=small)
         teacher_logits = self._teacher_logits(batch, images)
         with precision(self._device, self._autocast):
             student_logits = self.student(images)
@@ -164,12 +167,15 @@ class DistillationStep:
                 f"at a rate of {learning_rate:g}, the student cannot recover"
             )
 
-    def _images(self, batch: Batch) -> Tensor:
+    def _images(self, batch: Batch, *, small: bool) -> Tensor:
+        stored = self.resident.of(batch)
+        height, width = stored.shape[2:]
         augmented = crop_and_flip(
-            self.resident.of(batch),
-            padding=self._table.crop_padding,
+            stored,
+            padding=0 if small else self._table.crop_padding,
             flip=self._table.flip,
             generator=self.generator,
+            size=(height * 3 // 4, width * 3 // 4) if small else None,
         )
         images = to_unit(augmented).contiguous(memory_format=torch.channels_last)
         return mix(images, share=self._table.mixup, generator=self.generator)

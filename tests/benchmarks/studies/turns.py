@@ -81,7 +81,8 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
             begun = time.perf_counter()
             batch = replay.sample(config.distiller.batch_size)
             rate = learning_rate(config.distiller, share)
-            result = trainer.step(batch, learning_rate=rate)
+            small = share < config.distiller.small_crops_share
+            result = trainer.step(batch, learning_rate=rate, small=small)
             replay.update_priorities(
                 batch.identities, result.priorities, version=Version(1, step + 1)
             )
