@@ -31,6 +31,10 @@ class DistillerTable(Table):
     """Augmentation: pad and crop at random by up to so many pixels."""
     flip: bool = True
     """Augmentation: flip at random."""
+    attention_layers: tuple[str, ...] = ()
+    """Attention transfer: submodules of these names, of student and teacher alike."""
+    attention_weight: Annotated[float, Field(ge=0)] = 250.0
+    """beta of attention transfer: of the mean squared difference of a layer's attention maps."""
     small_crops_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the budget, from its beginning, in which student and teacher see crops of three
     quarters of an image's height and width, which take little more than half the time."""

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from buffer.errors import ConfigError, Diverged
 from buffer.sample import Batch
+from distiller.attention import AttentionTransfer
 from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
@@ -106,6 +108,11 @@ class DistillationStep:
         self._ranks = ranks or Ranks()
         self.resident = resident or ResidentImages(0, device)
         self.generator = generator
+        layers = table.attention_layers
+        plain = student.module if isinstance(student, DistributedDataParallel) else student
+        self._attention = (
+            AttentionTransfer(plain.network, teacher.network, layers) if layers else None
+        )
         self.optimizer = torch.optim.SGD(
             student.parameters(),
             lr=table.learning_rate,
@@ -136,6 +143,8 @@ class DistillationStep:
         losses = soft_target_loss(
             student_logits, teacher_logits, temperature=self._table.temperature
         )
+        if self._attention is not None:
+            losses = losses + self._table.attention_weight * self._attention.losses()
         weights = to_device(batch.weights, self._device).float()
         loss = weighted_mean(losses, weights, mean=batch.weight_mean)
         value = loss.item()
