@@ -35,9 +35,11 @@ class DistillerTable(Table):
     """Attention transfer: submodules of these names, of student and teacher alike."""
     attention_weight: Annotated[float, Field(ge=0)] = 250.0
     """beta of attention transfer: of the mean squared difference of a layer's attention maps."""
-    small_crops_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the budget, from its beginning, in which student and teacher see crops of three
-    quarters of an image's height and width, which take little more than half the time."""
+    first_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Height and width of the crops that student and teacher see at first, as a share of the
+    image's: a smaller one takes less time. They grow until ``whole_from``."""
+    whole_from: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of the budget from which on both see images of their whole size."""
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Augmentation: share of the images that are blended with another of their batch."""
     teacher_logits: Literal["recompute", "cached"] = "recompute"

@@ -53,6 +53,18 @@ def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0
     return rate
 
 
+def crop_share(table: DistillerTable, share: float) -> float:
+    """Height and width that the networks see at a share of the budget, as a share of the images'.
+
+    Args:
+        table: ``first_crop`` and ``whole_from``.
+        share: of the budget that is spent, in [0, 1].
+    """
+    if share >= table.whole_from:
+        return 1.0
+    return table.first_crop + (1.0 - table.first_crop) * share / table.whole_from
+
+
 def precision(device: torch.device, autocast: torch.dtype | None) -> Any:
     """The context in which networks compute; ``None`` stays in float32."""
     if autocast is None:
@@ -121,14 +133,14 @@ class DistillationStep:
         )
 
     def __call__(
-        self, batch: Batch, *, learning_rate: float, small: bool = False
+        self, batch: Batch, *, learning_rate: float, crop: float = 1.0
     ) -> StepResult:
         """One step.
 
         Args:
             batch: B drawn samples; with ``teacher_logits: cached`` they carry ``logits``.
             learning_rate: of this step.
-            small: whether both networks see crops of three quarters of the images' size.
+            crop: height and width that both networks see, as a share of the images'.
 
         Raises:
             Diverged: the loss of a rank is not finite; raised on all of them, the student's
@@ -136,7 +148,7 @@ class DistillationStep:
             ConfigError: see :meth:`check`.
         """
         self.check(batch)
-        images = self._images(batch, small=small)
+        images = self._images(batch, crop=crop)
         teacher_logits = self._teacher_logits(batch, images)
         with precision(self._device, self._autocast):
             student_logits = self.student(images)
@@ -176,15 +188,15 @@ class DistillationStep:
                 f"at a rate of {learning_rate:g}, the student cannot recover"
             )
 
-    def _images(self, batch: Batch, *, small: bool) -> Tensor:
+    def _images(self, batch: Batch, *, crop: float) -> Tensor:
         stored = self.resident.of(batch)
-        height, width = stored.shape[2:]
+        height, width = (min(side, 4 * round(side * crop / 4)) for side in stored.shape[2:])
         augmented = crop_and_flip(
             stored,
-            padding=0 if small else self._table.crop_padding,
+            padding=self._table.crop_padding if crop == 1.0 else 0,
             flip=self._table.flip,
             generator=self.generator,
-            size=(height * 3 // 4, width * 3 // 4) if small else None,
+            size=(height, width),
         )
         images = to_unit(augmented).contiguous(memory_format=torch.channels_last)
         return mix(images, share=self._table.mixup, generator=self.generator)
