@@ -8,7 +8,8 @@ Letters in shapes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,29 +31,35 @@ class AttentionTransfer:
     Args:
         student: its activations carry gradients.
         teacher: frozen.
-        layers: names of submodules whose outputs are images ``[B, C, H, W]``.
+        layers: names of submodules whose outputs are activations ``[B, C, H, W]``.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, layers: Sequence[str]) -> None:
         self._seen: dict[tuple[str, str], Tensor] = {}
         self._layers = layers
-        for whose, network in (("student", student), ("teacher", teacher)):
-            for layer in layers:
-                network.get_submodule(layer).register_forward_hook(self._keeper(whose, layer))
+        self._hooks = [
+            network.get_submodule(layer).register_forward_hook(self._keeper(whose, layer))
+            for whose, network in (("student", student), ("teacher", teacher))
+            for layer in layers
+        ]
 
-    def _keeper(self, whose: str, layer: str):  # type: ignore[no-untyped-def]
-        def keep(_: nn.Module, __: object, output: Tensor) -> None:
+    def close(self) -> None:
+        """Watches no longer."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keeper(self, whose: str, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(_module: nn.Module, _given: Any, output: Tensor) -> None:
             self._seen[whose, layer] = output
 
         return keep
 
     def losses(self) -> Tensor:
         """``[B]``: mean squared difference of the maps of the latest passes, summed over layers."""
-        parts = [
-            (attention(self._seen["student", layer]) - attention(self._seen["teacher", layer]))
-            .square()
-            .mean(dim=1)
+        differences = (
+            attention(self._seen["student", layer]) - attention(self._seen["teacher", layer])
             for layer in self._layers
-        ]
+        )
+        parts = [difference.square().mean(dim=1) for difference in differences]
         self._seen.clear()
         return torch.stack(parts).sum(dim=0)

@@ -32,14 +32,16 @@ class DistillerTable(Table):
     flip: bool = True
     """Augmentation: flip at random."""
     attention_layers: tuple[str, ...] = ()
-    """Attention transfer: submodules of these names, of student and teacher alike."""
-    attention_weight: Annotated[float, Field(ge=0)] = 250.0
-    """beta of attention transfer: of the mean squared difference of a layer's attention maps."""
+    """Attention transfer: names of submodules that teacher and student both have; the student is
+    also to be active where the teacher is. Empty: by its answers alone."""
+    attention_weight: Annotated[float, Field(gt=0)] = 250.0
+    """beta of attention transfer: weight of the layers' mean squared difference."""
     first_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Height and width of the crops that student and teacher see at first, as a share of the
-    image's: a smaller one takes less time. They grow until ``whole_from``."""
-    whole_from: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Share of the budget from which on both see images of their whole size."""
+    """Augmentation: height and width of the crops that student and teacher see at first, as a share
+    of the image's, to the nearest multiple of 4 pixels. They grow until ``whole_from``; a crop of
+    half the height takes little more than a third of the time."""
+    whole_from: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the budget from which on both see whole images."""
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Augmentation: share of the images that are blended with another of their batch."""
     teacher_logits: Literal["recompute", "cached"] = "recompute"

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from buffer.models import NormalizedModel, build
-from distiller.config import DistillerFile
+from distiller.attention import AttentionTransfer
+from distiller.config import DistillerFile, DistillerTable
 from distiller.ranks import Ranks
 
 
@@ -23,6 +24,11 @@ class Pair:
     """In training mode."""
     trained: nn.Module
     """The student as the training step calls it: averages gradients over the ranks."""
+
+    def attention(self, table: DistillerTable) -> AttentionTransfer | None:
+        """What watches ``attention_layers`` of both, if there are any."""
+        student, teacher, layers = self.student, self.teacher, table.attention_layers
+        return AttentionTransfer(student.network, teacher.network, layers) if layers else None
 
 
 def build_pair(config: DistillerFile, *, ranks: Ranks, device: torch.device) -> Pair:

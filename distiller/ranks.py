@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class Ranks:
         received = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(received, own)
         return [tensor.tolist() for tensor in received]
+
+    def of_lead(self, own: float | None) -> float | None:
+        """Rank 0's value. All ranks must call it equally often."""
+        shared = self.gather([math.nan if own is None else own])[0][0]
+        return None if math.isnan(shared) else shared
 
     def first_error(self, own: SsdkdError | None) -> SsdkdError | None:
         """The error of the first rank that has one. All ranks must call it equally often.

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from buffer.errors import ConfigError, Diverged
 from buffer.sample import Batch
@@ -24,45 +23,6 @@ from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
 from distiller.ranks import Ranks
 from distiller.resident import ResidentImages, to_device
-
-
-def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0.0) -> float:
-    """Learning rate at a share of the budget.
-
-    The budget begins when the first service starts, training only when the buffer has filled: the
-    schedule spans what is left of the budget from the first step on, so that it begins at the peak
-    (after the warm-up) however long the filling took.
-
-    Args:
-        table: peak, ``schedule`` and ``warmup_share``.
-        share: of the budget that is spent, in [0, 1].
-        first_share: the same at the first step; at most ``share``.
-
-    Returns:
-        ``peak * min(1, (share - first_share) / warmup_share)``, times
-        ``(1 + cos(pi u)) / 2`` with ``u = (share - first_share) / (1 - first_share)`` for
-        ``cosine``.
-    """
-    trained = share - first_share
-    rate = table.learning_rate
-    if table.warmup_share > 0:
-        rate *= min(1.0, trained / table.warmup_share)
-    if table.schedule == "cosine":
-        progress = min(1.0, trained / (1.0 - first_share)) if first_share < 1.0 else 1.0
-        rate *= (1.0 + math.cos(math.pi * progress)) / 2.0
-    return rate
-
-
-def crop_share(table: DistillerTable, share: float) -> float:
-    """Height and width that the networks see at a share of the budget, as a share of the images'.
-
-    Args:
-        table: ``first_crop`` and ``whole_from``.
-        share: of the budget that is spent, in [0, 1].
-    """
-    if share >= table.whole_from:
-        return 1.0
-    return table.first_crop + (1.0 - table.first_crop) * share / table.whole_from
 
 
 def precision(device: torch.device, autocast: torch.dtype | None) -> Any:
@@ -98,6 +58,7 @@ class DistillationStep:
         generator: on ``device``; draws crops and flips.
         ranks: those that step together with this one.
         resident: of ``device``; where drawn images are kept.
+        attention: watches both networks; its losses are added.
     """
 
     def __init__(
@@ -111,6 +72,7 @@ class DistillationStep:
         generator: torch.Generator,
         ranks: Ranks | None = None,
         resident: ResidentImages | None = None,
+        attention: AttentionTransfer | None = None,
     ) -> None:
         self.student = student
         self.teacher = teacher
@@ -119,12 +81,8 @@ class DistillationStep:
         self._autocast = autocast
         self._ranks = ranks or Ranks()
         self.resident = resident or ResidentImages(0, device)
+        self._attention = attention
         self.generator = generator
-        layers = table.attention_layers
-        plain = student.module if isinstance(student, DistributedDataParallel) else student
-        self._attention = (
-            AttentionTransfer(plain.network, teacher.network, layers) if layers else None
-        )
         self.optimizer = torch.optim.SGD(
             student.parameters(),
             lr=table.learning_rate,
@@ -133,14 +91,15 @@ class DistillationStep:
         )
 
     def __call__(
-        self, batch: Batch, *, learning_rate: float, crop: float = 1.0
+        self, batch: Batch, *, learning_rate: float, crop: tuple[int, int] | None = None
     ) -> StepResult:
         """One step.
 
         Args:
             batch: B drawn samples; with ``teacher_logits: cached`` they carry ``logits``.
             learning_rate: of this step.
-            crop: height and width that both networks see, as a share of the images'.
+            crop: height and width that both networks see; default: the images' own, moved by up to
+                ``crop_padding``.
 
         Raises:
             Diverged: the loss of a rank is not finite; raised on all of them, the student's
@@ -148,7 +107,7 @@ class DistillationStep:
             ConfigError: see :meth:`check`.
         """
         self.check(batch)
-        images = self._images(batch, crop=crop)
+        images = self._images(batch, crop)
         teacher_logits = self._teacher_logits(batch, images)
         with precision(self._device, self._autocast):
             student_logits = self.student(images)
@@ -188,15 +147,13 @@ class DistillationStep:
                 f"at a rate of {learning_rate:g}, the student cannot recover"
             )
 
-    def _images(self, batch: Batch, *, crop: float) -> Tensor:
-        stored = self.resident.of(batch)
-        height, width = (min(side, 4 * round(side * crop / 4)) for side in stored.shape[2:])
+    def _images(self, batch: Batch, crop: tuple[int, int] | None) -> Tensor:
         augmented = crop_and_flip(
-            stored,
-            padding=self._table.crop_padding if crop == 1.0 else 0,
+            self.resident.of(batch),
+            padding=0 if crop else self._table.crop_padding,
             flip=self._table.flip,
             generator=self.generator,
-            size=(height, width),
+            size=crop,
         )
         images = to_unit(augmented).contiguous(memory_format=torch.channels_last)
         return mix(images, share=self._table.mixup, generator=self.generator)

@@ -6,7 +6,6 @@ ranks draw, train and follow.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -32,7 +31,8 @@ from distiller.pair import build_pair
 from distiller.ranks import Ranks
 from distiller.reporter import Reporter
 from distiller.resident import resident_images
-from distiller.step import DistillationStep, StepResult, learning_rate
+from distiller.schedule import crop_size, learning_rate
+from distiller.step import DistillationStep, StepResult
 from distiller.tally import Budget, Origin, Tally
 
 POLL_SECONDS = 0.2
@@ -85,8 +85,9 @@ class Trainer:
         self._pusher = PriorityPusher(replay)
         self._reporter = self._build_reporter(journal) if self._ranks.leads else None
         self._stack = ExitStack()
-        self._busy_seconds, self._waiting_counted = 0.0, 0.0
-        self._earlier_busy, self._earlier_waiting = 0.0, 0.0
+        self._busy_seconds = self._waiting_counted = self._earlier_busy = self._earlier_waiting = (
+            0.0
+        )
         self._agreement = Agreement(self._ranks)
         self._save_at = clock() + config.distiller.checkpoint_seconds
 
@@ -100,6 +101,7 @@ class Trainer:
             generator=torch.Generator(self._device).manual_seed(self.seed(AUGMENTATION)),
             ranks=self._ranks,
             resident=resident_images(self._config, self._device),
+            attention=self.pair.attention(self._config.distiller),
         )
 
     def _build_loader(self) -> ReplayLoader:
@@ -140,9 +142,7 @@ class Trainer:
                 self.budget.recall(previous)
             self.budget.begin(already_seconds=self._replay.info().seconds - self._origin.seconds)
             self._reporter.begin()
-        first_share = self.tally.first_share
-        shared = self._ranks.gather([math.nan if first_share is None else first_share])[0][0]
-        self.tally.first_share = None if math.isnan(shared) else shared
+        self.tally.first_share = self._ranks.of_lead(self.tally.first_share)
         self._stack.enter_context(self._pusher)
         self._stack.enter_context(self._loader)
         return self
@@ -235,9 +235,9 @@ class Trainer:
                 self._reporter.note_first_step()
         started = self._clock()
         rate = learning_rate(self._config.distiller, share, first_share=self.tally.first_share)
-        result = self.step(batch, learning_rate=rate)
-        seconds = self._clock() - started
-        self._count(batch, result, seconds)
+        crop = crop_size(self._config.distiller, share, self._config.teacher.image_shape[1:])
+        result = self.step(batch, learning_rate=rate, crop=crop)
+        self._count(batch, result, self._clock() - started)
         self._pusher.push(batch.identities, result.priorities, self.version)
         if self._reporter is not None:
             self._reporter.note(batch, result, learning_rate=rate)

@@ -5,11 +5,13 @@ Takes no cluster resource.
 
 from __future__ import annotations
 
-from buffer.config import IMPORT_STRING
-from buffer.errors import ConfigError
-from buffer.models import build, check_outputs
+from buffer.config import IMPORT_STRING, ModelSpec
+from buffer.errors import ConfigError, ModelError
+from buffer.models import NormalizedModel, build, check_outputs
+from distiller.attention import AttentionTransfer
 from distiller.config import DistillerFile
 from distiller.evaluation import EvaluationSet
+from distiller.schedule import crop_size
 
 LARGEST_DRAW = 4096
 
@@ -42,8 +44,66 @@ def check_networks(config: DistillerFile) -> None:
             f"teacher.weights ({weights}) is a function that makes a teacher, which only the "
             "pipeline calls: services would train different ones; give the file that it wrote"
         )
-    check_outputs(build(config.teacher), config.teacher, field="teacher")
-    check_outputs(build(config.student), config.student, field="student")
+    teacher, student = build(config.teacher), build(config.student)
+    check_outputs(teacher, config.teacher, field="teacher")
+    check_outputs(student, config.student, field="student")
+    check_first_crop(config, teacher, student)
+    check_attention(config, teacher, student)
+
+
+def check_first_crop(
+    config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel
+) -> None:
+    """Shows both networks blank images of the size with which the training begins.
+
+    Raises:
+        ConfigError: one of them cannot take such images.
+    """
+    channels, *whole = config.teacher.image_shape
+    crop = crop_size(config.distiller, 0.0, (whole[0], whole[1]))
+    if crop is None:
+        return
+    for field, network in (("teacher", teacher), ("student", student)):
+        spec: ModelSpec = getattr(config, field)
+        small = spec.model_copy(update={"image_shape": (channels, *crop)})
+        try:
+            check_outputs(network, small, field=field)
+        except ModelError as error:
+            raise ConfigError(
+                f"distiller.first_crop ({config.distiller.first_crop:g}): the training could not "
+                f"begin, {error}; set 1"
+            ) from error
+
+
+def check_attention(
+    config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel
+) -> None:
+    """Compares what the watched layers of both networks make of blank images.
+
+    Raises:
+        ConfigError: a network has no such layer, or their maps cannot be compared.
+    """
+    field = "distiller.attention_layers"
+    for layer in config.distiller.attention_layers:
+        for whose, network in (("teacher", teacher.network), ("student", student.network)):
+            if layer not in dict(network.named_modules()):
+                names = ", ".join(name for name, _ in network.named_children())
+                raise ConfigError(
+                    f"{field} ({layer}): the {whose} has no layer of this name, there is nothing "
+                    f"to compare; it has {names}, and what is in them"
+                )
+        watch = AttentionTransfer(student.network, teacher.network, [layer])
+        try:
+            check_outputs(teacher, config.teacher, field="teacher")
+            check_outputs(student, config.student, field="student")
+            watch.losses()
+        except (RuntimeError, AttributeError, IndexError) as error:
+            raise ConfigError(
+                f"{field} ({layer}): its outputs in teacher and student are no activations of one "
+                f"height and width, their attention cannot be compared: {error}"
+            ) from error
+        finally:
+            watch.close()
 
 
 def _check_batch(config: DistillerFile) -> None:
@@ -67,6 +127,11 @@ def _check_batch(config: DistillerFile) -> None:
 
 def _check_cached_logits(config: DistillerFile) -> None:
     table = config.distiller
+    if table.teacher_logits == "cached" and table.first_crop < 1.0:
+        raise ConfigError(
+            f"distiller.first_crop ({table.first_crop:g}) with teacher_logits (cached): stored "
+            "logits are of whole images, the student would learn wrong targets; set 1, or recompute"
+        )
     augmented = table.crop_padding > 0 or table.flip or table.mixup > 0
     if table.teacher_logits == "cached" and augmented:
         raise ConfigError(

@@ -42,6 +42,26 @@ def test_each_image_becomes_one_window_of_itself_all_equally_often():
     assert stats.chisquare(list(counts.values())).pvalue > 1e-4
 
 
+def test_smaller_windows_come_from_everywhere_equally_often():
+    image = _random_images(1)[0]  # 5 by 6
+    windows = {
+        image[:, down : down + 3, right : right + 4].numpy().tobytes(): (down, right)
+        for down in range(3)
+        for right in range(3)
+    }
+    cut = crop_and_flip(
+        image.expand(4500, *image.shape),
+        padding=0,
+        flip=False,
+        generator=torch.Generator().manual_seed(3),
+        size=(3, 4),
+    )
+    counts = dict.fromkeys(windows.values(), 0)
+    for result in cut.contiguous():
+        counts[windows[result.numpy().tobytes()]] += 1
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-4
+
+
 def test_images_are_not_mirrored_unless_asked():
     image = _random_images(1)[0]
     windows = {key: value for key, value in _candidates(image, 2).items() if not value[2]}

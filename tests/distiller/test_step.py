@@ -8,28 +8,33 @@ import torch
 
 from buffer.errors import ConfigError, Diverged
 from buffer.models import build
+from distiller.attention import AttentionTransfer
 from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
 from distiller.losses import kl_divergence, soft_target_loss
 from distiller.resident import to_device
-from distiller.step import DistillationStep, learning_rate
+from distiller.schedule import learning_rate
+from distiller.step import DistillationStep
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def make_step(make_config):
-    def make(*assignments, seed=0, autocast=None, device=CPU):
+    def make(*assignments, seed=0, autocast=None, device=CPU, attention_layers=()):
         config = make_config(*assignments)
         torch.manual_seed(seed)
         student = build(config.student).train()
+        teacher = build(config.teacher).eval().requires_grad_(False)
+        watch = AttentionTransfer(student.network, teacher.network, attention_layers)
         return DistillationStep(
             student.to(device),
-            build(config.teacher).eval().requires_grad_(False).to(device),
+            teacher.to(device),
             config.distiller,
             device=device,
             autocast=autocast,
             generator=torch.Generator(device).manual_seed(seed),
+            attention=watch if attention_layers else None,
         )
 
     return make
@@ -113,6 +118,43 @@ def test_the_teacher_sees_the_augmented_images(make_step, make_batch):
     with torch.no_grad():
         expected = kl_divergence(step.student(shown), step.teacher(shown)).numpy()
     np.testing.assert_allclose(step(batch, learning_rate=0.1).kl, expected, rtol=1e-5)
+
+
+def test_attention_is_added_to_each_images_loss(make_step, make_batch):
+    losses = {}
+    for weight in (None, 1.0, 3.0):
+        step = make_step(
+            *_unaugmented(),
+            *([] if weight is None else [f"distiller.attention_weight={weight}"]),
+            attention_layers=[] if weight is None else ["features.0"],
+        )
+        losses[weight] = step(make_batch(), learning_rate=0.0).loss
+    added = losses[1.0] - losses[None]
+    assert added > 0
+    assert losses[3.0] - losses[None] == pytest.approx(3.0 * added, rel=1e-3)
+
+
+def test_teacher_and_student_see_the_same_crops(make_step, make_batch):
+    step = make_step("distiller.crop_padding=3", seed=4)
+    batch = make_batch()
+    seen = []
+    for network in (step.student, step.teacher):
+        network.register_forward_hook(lambda _, given, __: seen.append(given[0].clone()))
+    step(batch, learning_rate=0.1, crop=(4, 6))
+    stored = torch.from_numpy(batch.images)
+    crops = to_unit(
+        crop_and_flip(
+            stored,
+            padding=0,
+            flip=False,
+            generator=torch.Generator().manual_seed(4),
+            size=(4, 6),
+        )
+    )
+    assert crops.shape == (16, 1, 4, 6)
+    assert len(seen) == 2
+    for shown in seen:
+        torch.testing.assert_close(shown, crops)
 
 
 def test_teacher_and_student_see_the_same_blends(make_step, make_batch):

@@ -17,7 +17,7 @@ from buffer.version import NEVER, Version
 from distiller import checkpoint
 from distiller.metrics import DistillerMetrics
 from distiller.networks import digits_cnn
-from distiller.step import learning_rate
+from distiller.schedule import learning_rate
 from distiller.tally import Origin
 from distiller.trainer import Trainer
 

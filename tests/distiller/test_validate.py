@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.torch
+from torch import nn
 
 from buffer.errors import ConfigError, ModelError
 from distiller.validate import check_networks, validate
@@ -47,6 +49,14 @@ def test_cached_logits_pass_without_augmentation(make_config):
             "distiller.teacher_logits (cached) with crop_padding (0), flip (False) and mixup (0.5)",
         ),
         (
+            (
+                "distiller.teacher_logits=cached",
+                "distiller.crop_padding=0",
+                "distiller.first_crop=0.5",
+            ),
+            "distiller.first_crop (0.5) with teacher_logits (cached): stored logits are of whole",
+        ),
+        (
             ("evaluation.data=/none.npz",),
             "evaluation.data (/none.npz): there is no such file",
         ),
@@ -64,6 +74,39 @@ def test_test_data_from_an_unknown_function_is_refused(make_config):
 
 def test_networks_that_fit_their_specification_pass(make_config):
     check_networks(make_config())
+
+
+def rigid(num_classes: int = 10) -> nn.Module:
+    """Takes images of one size only."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+def test_networks_that_cannot_take_the_first_crops_are_refused(make_config, tmp_path, whose):
+    safetensors.torch.save_file(rigid().state_dict(), tmp_path / "rigid.safetensors")
+    assignments = [f"{whose}.factory={__name__}:rigid", f"{whose}.kwargs={{}}"]
+    if whose == "teacher":
+        assignments.append(f"teacher.weights={tmp_path / 'rigid.safetensors'}")
+    check_networks(make_config(*assignments))
+    message = rf"distiller.first_crop \(0.5\): .* {whose}.image_shape .* cannot take .*; set 1"
+    with pytest.raises(ConfigError, match=message):
+        check_networks(make_config(*assignments, "distiller.first_crop=0.5"))
+
+
+def test_layers_with_maps_of_one_size_pass(make_config):
+    check_networks(make_config("distiller.attention_layers=[features.0]"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("layer9", r"distiller.attention_layers \(layer9\): the teacher has no layer of this name"),
+        ("linear", r"distiller.attention_layers \(linear\): its outputs .* cannot be compared"),
+    ],
+)
+def test_layers_that_cannot_be_compared_are_refused(make_config, layer, message):
+    with pytest.raises(ConfigError, match=message):
+        check_networks(make_config(f"distiller.attention_layers=[{layer}]"))
 
 
 def test_a_student_of_another_number_of_outputs_is_refused(make_config):

@@ -27,7 +27,7 @@ from buffer.version import Version
 from deploy import report
 from deploy.config import PipelineConfig, load
 from distiller.evaluation import EvaluationSet
-from distiller.step import crop_share, learning_rate
+from distiller.schedule import crop_size, learning_rate
 from distiller.trainer import Trainer
 from synthesizer.actor import Synthesizer
 
@@ -81,7 +81,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
             begun = time.perf_counter()
             batch = replay.sample(config.distiller.batch_size)
             rate = learning_rate(config.distiller, share)
-            crop = crop_share(config.distiller, share)
+            crop = crop_size(config.distiller, share, config.teacher.image_shape[1:])
             result = trainer.step(batch, learning_rate=rate, crop=crop)
             replay.update_priorities(
                 batch.identities, result.priorities, version=Version(1, step + 1)
