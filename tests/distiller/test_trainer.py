@@ -72,10 +72,32 @@ def test_a_budget_of_steps_is_spent_exactly(make_config, make_replay):
 
 
 def test_a_budget_of_seconds_ends_the_training(make_config, make_replay):
-    config = make_config("run.steps=null", "run.seconds=0.5")
+    config = make_config("run.steps=null", "run.seconds=2")
     _, metrics = _run(config, make_replay(config))
     assert metrics["student_steps"] >= 1
-    assert metrics["elapsed_seconds"] == pytest.approx(0.5, abs=0.3)
+    assert metrics["elapsed_seconds"] == pytest.approx(2.0, abs=0.5)
+
+
+def test_crops_grow_with_the_budget(make_config, make_replay):
+    config = make_config("run.steps=10", "distiller.first_crop=0.5", "distiller.whole_from=0.7")
+    trainer = Trainer(config, make_replay(config, probes=0), attempt=1)
+    sizes = []
+    trainer.pair.student.register_forward_hook(
+        lambda _, given, __: sizes.append(tuple(given[0].shape[2:]))
+    )
+    with trainer:
+        trainer.run(_never)
+    # To the nearest multiple of 4 pixels; a step's share is that of the steps before it.
+    assert sizes == [(4, 4)] * 4 + [(8, 8)] * 6
+
+
+def test_attention_is_transferred_where_it_is_asked_for(make_config, make_replay, make_batch):
+    losses = []
+    for layers in ("[]", "[features.0]"):
+        config = make_config(f"distiller.attention_layers={layers}")
+        trainer = Trainer(config, make_replay(config), attempt=1)
+        losses.append(trainer.step(make_batch(), learning_rate=0.0).loss)
+    assert losses[1] > losses[0]
 
 
 def test_the_end_is_published_with_the_final_student(make_config, make_replay):
