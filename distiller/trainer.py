@@ -85,9 +85,8 @@ class Trainer:
         self._pusher = PriorityPusher(replay)
         self._reporter = self._build_reporter(journal) if self._ranks.leads else None
         self._stack = ExitStack()
-        self._busy_seconds = self._waiting_counted = self._earlier_busy = self._earlier_waiting = (
-            0.0
-        )
+        self._busy_seconds, self._waiting_counted = 0.0, 0.0
+        self._earlier_busy, self._earlier_waiting = 0.0, 0.0
         self._agreement = Agreement(self._ranks)
         self._save_at = clock() + config.distiller.checkpoint_seconds
 
