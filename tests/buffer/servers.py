@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -15,6 +17,8 @@ from buffer.server import find_binary
 
 BUS = 10_000
 """A server of a cluster talks to the others on the port that is higher by so much."""
+PORTS = range(20_000, 22_700)
+"""With their buses below those that Linux gives out, above those of Ray's workers."""
 
 
 class TcpServer:
@@ -90,16 +94,25 @@ class TcpServer:
 
 
 def free_port() -> int:
-    """A port that is free, and so is that of the bus."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-            try:
-                other.bind(("127.0.0.1", port + BUS))
-            except (OSError, OverflowError):
-                continue
-            return port
+    """One of :func:`free_ports`."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free, and so are those of their buses; no two are the same.
+
+    Why not the kernel's choice: until the first who asked opens his port, a second one may be
+    given it. These are below the kernel's range, so that nobody is given them by chance.
+    """
+    free: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as own, socket.socket() as bus, suppress(OSError):
+            own.bind(("", port))
+            bus.bind(("", port + BUS))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise AssertionError(f"of {len(PORTS)} ports only {len(free)} are free")
 
 
 def until(check: Callable[[], object], seconds: float = 60.0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from tests.buffer.servers import free_ports
+
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 90.0
+OWN_PORTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
 
 
 class Node:
@@ -70,7 +72,7 @@ class RayNodes:
     ) -> None:
         self.token = secrets.token_hex(16)
         self._folder = folder
-        gcs, dashboard = free_port(), free_port()
+        gcs, dashboard, client, *others = free_ports(3 + len(OWN_PORTS))
         self.gcs = f"127.0.0.1:{gcs}"
         self.address = f"http://127.0.0.1:{dashboard}"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
@@ -83,8 +85,8 @@ class RayNodes:
         options = [
             *("--head", f"--port={gcs}", f"--num-cpus={head_cpus}"),
             *(f"--dashboard-port={dashboard}", f"--temp-dir={folder / 'ray'}"),
-            *(f"--ray-client-server-port={free_port()}", "--node-ip-address=127.0.0.1"),
-            *own_ports(),
+            *(f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1"),
+            *own_ports(others),
         ]
         environment = self.environment | dict(head_environment or {})
         self.nodes = [Node(options, environment, folder / "head.log", inside=())]
@@ -108,7 +110,8 @@ class RayNodes:
         options = [
             *(f"--address={self.gcs}", f"--num-cpus={cpus}"),
             # An address of its own, as other machines would have.
-            *(f"--node-ip-address=127.0.0.{1 + len(self.nodes)}", *own_ports()),
+            f"--node-ip-address=127.0.0.{1 + len(self.nodes)}",
+            *own_ports(free_ports(len(OWN_PORTS))),
         ]
         log = self._folder / f"node{len(self.nodes)}.log"
         node = Node(options, self.environment, log, inside=inside)
@@ -173,16 +176,8 @@ class RayNodes:
             assert time.monotonic() < deadline, self.nodes[0].log()
 
 
-def own_ports() -> list[str]:
+def own_ports(ports: Sequence[int]) -> list[str]:
     """Options that keep several nodes of one machine from taking each other's ports."""
-    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
-    fixed = [f"--{name}-port={free_port()}" for name in names]
+    fixed = [f"--{name}-port={port}" for name, port in zip(OWN_PORTS, ports, strict=True)]
     # The kernel chooses those of the workers.
     return [*fixed, "--min-worker-port=0", "--max-worker-port=0"]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
