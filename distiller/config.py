@@ -31,11 +31,14 @@ class DistillerTable(Table):
     """Augmentation: pad and crop at random by up to so many pixels."""
     flip: bool = True
     """Augmentation: flip at random."""
-    attention_layers: tuple[str, ...] = ()
-    """Attention transfer: names of submodules that teacher and student both have; the student is
-    also to be active where the teacher is. Empty: by its answers alone."""
-    attention_weight: Annotated[float, Field(gt=0)] = 250.0
-    """beta of attention transfer: weight of the layers' mean squared difference."""
+    hint_layers: tuple[str, ...] = ()
+    """Names of submodules that teacher and student both have, whose outputs are to be alike as
+    well. Empty: the student learns from the teacher's answers alone."""
+    hints: Literal["features", "attention"] = "features"
+    """What of them is compared: ``features``, if their shapes are the same in both; ``attention``,
+    where they are active, whatever their channels. Both need one height and width."""
+    hint_weight: Annotated[float, Field(gt=0)] = 10.0
+    """Weight of the squared distance between what is compared, of length 1, summed over layers."""
     first_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Augmentation: height and width of the crops that student and teacher see at first, as a share
     of the image's, to the nearest multiple of 4 pixels. They grow until ``whole_from``; a crop of

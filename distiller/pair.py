@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from buffer.models import NormalizedModel, build
-from distiller.attention import AttentionTransfer
 from distiller.config import DistillerFile, DistillerTable
+from distiller.hints import Hints
 from distiller.ranks import Ranks
 
 
@@ -25,10 +25,10 @@ class Pair:
     trained: nn.Module
     """The student as the training step calls it: averages gradients over the ranks."""
 
-    def attention(self, table: DistillerTable) -> AttentionTransfer | None:
-        """What watches ``attention_layers`` of both, if there are any."""
-        student, teacher, layers = self.student, self.teacher, table.attention_layers
-        return AttentionTransfer(student.network, teacher.network, layers) if layers else None
+    def hints(self, table: DistillerTable) -> Hints | None:
+        """What watches ``hint_layers`` of both, if there are any."""
+        student, teacher, layers = self.student.network, self.teacher.network, table.hint_layers
+        return Hints(student, teacher, layers, kind=table.hints) if layers else None
 
 
 def build_pair(config: DistillerFile, *, ranks: Ranks, device: torch.device) -> Pair:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from buffer.errors import ConfigError, Diverged
 from buffer.sample import Batch
-from distiller.attention import AttentionTransfer
 from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
+from distiller.hints import Hints
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
 from distiller.ranks import Ranks
 from distiller.resident import ResidentImages, to_device
@@ -58,7 +58,7 @@ class DistillationStep:
         generator: on ``device``; draws crops and flips.
         ranks: those that step together with this one.
         resident: of ``device``; where drawn images are kept.
-        attention: watches both networks; its losses are added.
+        hints: watches both networks; its losses are added.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DistillationStep:
         generator: torch.Generator,
         ranks: Ranks | None = None,
         resident: ResidentImages | None = None,
-        attention: AttentionTransfer | None = None,
+        hints: Hints | None = None,
     ) -> None:
         self.student = student
         self.teacher = teacher
@@ -81,7 +81,7 @@ class DistillationStep:
         self._autocast = autocast
         self._ranks = ranks or Ranks()
         self.resident = resident or ResidentImages(0, device)
-        self._attention = attention
+        self._hints = hints
         self.generator = generator
         self.optimizer = torch.optim.SGD(
             student.parameters(),
@@ -114,8 +114,8 @@ class DistillationStep:
         losses = soft_target_loss(
             student_logits, teacher_logits, temperature=self._table.temperature
         )
-        if self._attention is not None:
-            losses = losses + self._table.attention_weight * self._attention.losses()
+        if self._hints is not None:
+            losses = losses + self._table.hint_weight * self._hints.losses()
         weights = to_device(batch.weights, self._device).float()
         loss = weighted_mean(losses, weights, mean=batch.weight_mean)
         value = loss.item()

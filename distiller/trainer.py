@@ -100,7 +100,7 @@ class Trainer:
             generator=torch.Generator(self._device).manual_seed(self.seed(AUGMENTATION)),
             ranks=self._ranks,
             resident=resident_images(self._config, self._device),
-            attention=self.pair.attention(self._config.distiller),
+            hints=self.pair.hints(self._config.distiller),
         )
 
     def _build_loader(self) -> ReplayLoader:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from buffer.config import IMPORT_STRING, ModelSpec
 from buffer.errors import ConfigError, ModelError
 from buffer.models import NormalizedModel, build, check_outputs
-from distiller.attention import AttentionTransfer
 from distiller.config import DistillerFile
 from distiller.evaluation import EvaluationSet
+from distiller.hints import Hints
 from distiller.schedule import crop_size
 
 LARGEST_DRAW = 4096
@@ -48,7 +48,7 @@ def check_networks(config: DistillerFile) -> None:
     check_outputs(teacher, config.teacher, field="teacher")
     check_outputs(student, config.student, field="student")
     check_first_crop(config, teacher, student)
-    check_attention(config, teacher, student)
+    check_hints(config, teacher, student)
 
 
 def check_first_crop(
@@ -75,16 +75,15 @@ def check_first_crop(
             ) from error
 
 
-def check_attention(
-    config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel
-) -> None:
+def check_hints(config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel) -> None:
     """Compares what the watched layers of both networks make of blank images.
 
     Raises:
-        ConfigError: a network has no such layer, or their maps cannot be compared.
+        ConfigError: a network has no such layer, or what it says cannot be compared.
     """
-    field = "distiller.attention_layers"
-    for layer in config.distiller.attention_layers:
+    field, kind = "distiller.hint_layers", config.distiller.hints
+    needed = {"features": "of one shape (or set attention)", "attention": "of one height and width"}
+    for layer in config.distiller.hint_layers:
         for whose, network in (("teacher", teacher.network), ("student", student.network)):
             if layer not in dict(network.named_modules()):
                 names = ", ".join(name for name, _ in network.named_children())
@@ -92,15 +91,15 @@ def check_attention(
                     f"{field} ({layer}): the {whose} has no layer of this name, there is nothing "
                     f"to compare; it has {names}, and what is in them"
                 )
-        watch = AttentionTransfer(student.network, teacher.network, [layer])
+        watch = Hints(student.network, teacher.network, [layer], kind=kind)
         try:
             check_outputs(teacher, config.teacher, field="teacher")
             check_outputs(student, config.student, field="student")
             watch.losses()
         except (RuntimeError, AttributeError, IndexError) as error:
             raise ConfigError(
-                f"{field} ({layer}): its outputs in teacher and student are no activations of one "
-                f"height and width, their attention cannot be compared: {error}"
+                f"{field} ({layer}): its outputs in teacher and student are no activations "
+                f"{needed[kind]}, their {kind} cannot be compared: {error}"
             ) from error
         finally:
             watch.close()

@@ -8,9 +8,9 @@ import torch
 
 from buffer.errors import ConfigError, Diverged
 from buffer.models import build
-from distiller.attention import AttentionTransfer
 from distiller.augment import crop_and_flip, mix, to_unit
 from distiller.config import DistillerTable
+from distiller.hints import Hints
 from distiller.losses import kl_divergence, soft_target_loss
 from distiller.resident import to_device
 from distiller.schedule import learning_rate
@@ -21,12 +21,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def make_step(make_config):
-    def make(*assignments, seed=0, autocast=None, device=CPU, attention_layers=()):
+    def make(*assignments, seed=0, autocast=None, device=CPU, hint_layers=()):
         config = make_config(*assignments)
         torch.manual_seed(seed)
         student = build(config.student).train()
         teacher = build(config.teacher).eval().requires_grad_(False)
-        watch = AttentionTransfer(student.network, teacher.network, attention_layers)
+        watch = Hints(student.network, teacher.network, hint_layers, kind="attention")
         return DistillationStep(
             student.to(device),
             teacher.to(device),
@@ -34,7 +34,7 @@ def make_step(make_config):
             device=device,
             autocast=autocast,
             generator=torch.Generator(device).manual_seed(seed),
-            attention=watch if attention_layers else None,
+            hints=watch if hint_layers else None,
         )
 
     return make
@@ -120,13 +120,13 @@ def test_the_teacher_sees_the_augmented_images(make_step, make_batch):
     np.testing.assert_allclose(step(batch, learning_rate=0.1).kl, expected, rtol=1e-5)
 
 
-def test_attention_is_added_to_each_images_loss(make_step, make_batch):
+def test_hints_are_added_to_each_images_loss(make_step, make_batch):
     losses = {}
     for weight in (None, 1.0, 3.0):
         step = make_step(
             *_unaugmented(),
-            *([] if weight is None else [f"distiller.attention_weight={weight}"]),
-            attention_layers=[] if weight is None else ["features.0"],
+            *([] if weight is None else [f"distiller.hint_weight={weight}"]),
+            hint_layers=[] if weight is None else ["features.0"],
         )
         losses[weight] = step(make_batch(), learning_rate=0.0).loss
     added = losses[1.0] - losses[None]

@@ -91,10 +91,10 @@ def test_crops_grow_with_the_budget(make_config, make_replay):
     assert sizes == [(4, 4)] * 4 + [(8, 8)] * 6
 
 
-def test_attention_is_transferred_where_it_is_asked_for(make_config, make_replay, make_batch):
+def test_hints_are_followed_where_they_are_asked_for(make_config, make_replay, make_batch):
     losses = []
     for layers in ("[]", "[features.0]"):
-        config = make_config(f"distiller.attention_layers={layers}")
+        config = make_config(f"distiller.hint_layers={layers}", "student.kwargs={width: 4}")
         trainer = Trainer(config, make_replay(config), attempt=1)
         losses.append(trainer.step(make_batch(), learning_rate=0.0).loss)
     assert losses[1] > losses[0]

@@ -93,20 +93,31 @@ def test_networks_that_cannot_take_the_first_crops_are_refused(make_config, tmp_
         check_networks(make_config(*assignments, "distiller.first_crop=0.5"))
 
 
-def test_layers_with_maps_of_one_size_pass(make_config):
-    check_networks(make_config("distiller.attention_layers=[features.0]"))
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [("features", 4), ("attention", 4), ("attention", 5)],
+)
+def test_layers_that_can_be_compared_pass(make_config, kind, width):
+    hints = ["distiller.hint_layers=[features.0]", f"distiller.hints={kind}"]
+    check_networks(make_config(*hints, f"student.kwargs={{width: {width}}}"))
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    ("kind", "layer", "message"),
     [
-        ("layer9", r"distiller.attention_layers \(layer9\): the teacher has no layer of this name"),
-        ("linear", r"distiller.attention_layers \(linear\): its outputs .* cannot be compared"),
+        ("features", "layer9", r"\(layer9\): the teacher has no layer of this name"),
+        (
+            "features",
+            "features.0",
+            r"\(features.0\): its outputs .* of one shape \(or set attention",
+        ),
+        ("attention", "linear", r"\(linear\): its outputs .* attention cannot be compared"),
     ],
 )
-def test_layers_that_cannot_be_compared_are_refused(make_config, layer, message):
-    with pytest.raises(ConfigError, match=message):
-        check_networks(make_config(f"distiller.attention_layers=[{layer}]"))
+def test_layers_that_cannot_be_compared_are_refused(make_config, kind, layer, message):
+    hints = [f"distiller.hint_layers=[{layer}]", f"distiller.hints={kind}"]
+    with pytest.raises(ConfigError, match=rf"distiller.hint_layers {message}"):
+        check_networks(make_config(*hints, "student.kwargs={width: 5}"))
 
 
 def test_a_student_of_another_number_of_outputs_is_refused(make_config):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distiller.attention import AttentionTransfer, attention
+from distiller.hints import Hints, Kind, attention, features
 
 
 def networks() -> tuple[nn.Sequential, nn.Sequential]:
@@ -23,24 +23,32 @@ def test_a_map_is_the_activity_over_channels_of_length_one() -> None:
     torch.testing.assert_close(attention(3.0 * activation), expected)
 
 
+def test_features_are_the_activations_themselves_of_length_one() -> None:
+    activation = torch.tensor([[[[1.0, 0.0]], [[2.0, 2.0]]]])
+    expected = torch.tensor([[1.0, 0.0, 2.0, 2.0]]) / 3.0
+    torch.testing.assert_close(features(activation), expected)
+    torch.testing.assert_close(features(3.0 * activation), expected)
+
+
 def test_losses_are_of_each_image_summed_over_layers() -> None:
     student, teacher = networks()
     images = torch.rand(3, 1, 4, 4)
     losses = []
     for layers in (["0"], ["1"], ["0", "1"]):
-        watch = AttentionTransfer(student, teacher, layers)
+        watch = Hints(student, teacher, layers, kind="attention")
         student(images), teacher(images)
         losses.append(watch.losses())
         watch.close()
     ours, theirs = attention(student[0](images)), attention(teacher[0](images))
-    torch.testing.assert_close(losses[0], (ours - theirs).square().mean(dim=1))
+    torch.testing.assert_close(losses[0], (ours - theirs).square().sum(dim=1))
     torch.testing.assert_close(losses[2], losses[0] + losses[1])
     assert (losses[2] > 0).all()
 
 
-def test_its_gradient_makes_the_student_look_where_the_teacher_does() -> None:
+@pytest.mark.parametrize(("kind", "layers"), [("attention", ["0", "1"]), ("features", ["1"])])
+def test_its_gradient_makes_the_student_resemble_the_teacher(kind: Kind, layers: list[str]) -> None:
     student, teacher = networks()
-    watch = AttentionTransfer(student, teacher, ["0", "1"])
+    watch = Hints(student, teacher, layers, kind=kind)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
     images, values = torch.rand(8, 1, 6, 6), []
     for _ in range(60):
@@ -55,7 +63,7 @@ def test_its_gradient_makes_the_student_look_where_the_teacher_does() -> None:
 
 def test_who_watches_no_longer_sees_nothing() -> None:
     student, teacher = networks()
-    watch = AttentionTransfer(student, teacher, ["0"])
+    watch = Hints(student, teacher, ["0"], kind="features")
     watch.close()
     student(torch.rand(1, 1, 4, 4))
     with pytest.raises(KeyError):
