@@ -2,8 +2,8 @@
 
 A stem of 64 channels, three stages of 16, 32 and 64; 1x1 convolution and BatchNorm on the shortcut
 wherever the shape changes, also from the stem into the first stage. Inside a block ReLU stands only
-between the two convolutions, and once after each stage; a 4x4 average pool leaves 256 features of a
-32x32 image.
+between the two convolutions, and once after each stage. The means over an image's four quarters
+are 256 features: of 32x32 pixels it is a 4x4 average pool, and crops of them can be seen, too.
 
 Letters in shapes: B batch, K classes, C channels, H height, W width.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from distiller.networks.cifar_resnet import WIDTHS, blocks_per_stage, stage
 
 STEM = 64
-POOL = 4
+QUARTERS = (2, 2)
 FEATURES = 256
 
 
@@ -44,7 +44,7 @@ class LinearBlock(nn.Module):
 
 
 class ResNetSmall(nn.Module):
-    """See :func:`resnet_small`. Takes images of 32x32."""
+    """See :func:`resnet_small`."""
 
     def __init__(self, blocks: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class ResNetSmall(nn.Module):
         self.linear = nn.Linear(FEATURES, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of normalised images ``[B, C, 32, 32]``."""
+        """Logits ``[B, K]`` of normalised images ``[B, C, H, W]``."""
         out = torch.relu(self.bn1(self.conv1(x)))
         for layer in (self.layer1, self.layer2, self.layer3):
             out = torch.relu(layer(out))
-        logits: Tensor = self.linear(F.avg_pool2d(out, POOL).flatten(1))
+        logits: Tensor = self.linear(F.adaptive_avg_pool2d(out, QUARTERS).flatten(1))
         return logits
 
 

@@ -11,9 +11,10 @@ def test_sizes_are_the_published_ones(factory, parameters):
     assert sum(p.numel() for p in factory().parameters()) == parameters
 
 
-def test_images_of_32_pixels_give_one_logit_per_class():
+@pytest.mark.parametrize("side", [32, 28, 16])
+def test_images_and_crops_of_them_give_one_logit_per_class(side):
     network = resnet_small(8, num_classes=7, in_channels=1).eval()
-    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+    assert network(torch.zeros(2, 1, side, side)).shape == (2, 7)
 
 
 def test_every_change_of_shape_has_a_projection():
