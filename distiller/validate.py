@@ -126,6 +126,12 @@ def _check_batch(config: DistillerFile) -> None:
 
 def _check_cached_logits(config: DistillerFile) -> None:
     table = config.distiller
+    if table.teacher_logits == "cached" and table.hint_layers:
+        raise ConfigError(
+            f"distiller.hint_layers ({', '.join(table.hint_layers)}) with teacher_logits (cached): "
+            "the teacher sees no images, so that its layers say nothing to compare; set [], or "
+            "recompute"
+        )
     if table.teacher_logits == "cached" and table.first_crop < 1.0:
         raise ConfigError(
             f"distiller.first_crop ({table.first_crop:g}) with teacher_logits (cached): stored "

@@ -48,7 +48,8 @@ from tests.benchmarks.studies.study import RECORDS
 BLOCKS = 7
 STORED = RECORDS / "floors.json"
 FLOOR = "floor"
-CACHED = {"teacher_logits": "cached", "crop_padding": 0, "flip": False, "mixup": 0.0}
+UNAUGMENTED = {"crop_padding": 0, "flip": False, "mixup": 0.0}
+CACHED = {"teacher_logits": "cached", "hint_layers": (), **UNAUGMENTED}
 Work = Callable[[], object]
 Figures = dict[str, float]
 

@@ -57,6 +57,10 @@ def test_cached_logits_pass_without_augmentation(make_config):
             "distiller.first_crop (0.5) with teacher_logits (cached): stored logits are of whole",
         ),
         (
+            ("distiller.teacher_logits=cached", "distiller.hint_layers=[features.0]"),
+            "distiller.hint_layers (features.0) with teacher_logits (cached): the teacher sees no",
+        ),
+        (
             ("evaluation.data=/none.npz",),
             "evaluation.data (/none.npz): there is no such file",
         ),
