@@ -23,7 +23,7 @@ from buffer.server import find_binary
 from deploy.config import PipelineConfig
 from deploy.fitting import Several, all_fit
 from distiller.service import validate as validate_distiller
-from distiller.validate import check_first_crop, check_hints
+from distiller.validate import check_crops, check_hints
 from synthesizer.inverter import validate as validate_synthesizer
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -44,7 +44,7 @@ def validate(config: PipelineConfig) -> None:
     check_outputs(teacher, config.teacher, field="teacher")
     student = _build(config.student, "student")
     check_outputs(student, config.student, field="student")
-    check_first_crop(config, teacher, student)
+    check_crops(config, teacher, student)
     check_hints(config, teacher, student)
     validate_synthesizer(config, teacher)
     validate_distiller(config)

@@ -33,7 +33,7 @@ class DistillerTable(Table):
     """Augmentation: flip at random."""
     hint_layers: tuple[str, ...] = ()
     """Names of submodules that teacher and student both have, whose outputs are to be alike as
-    well. Empty: the student learns from the teacher's answers alone."""
+    well, as they are at the end of a pass. Empty: the student learns from answers alone."""
     hints: Literal["features", "attention"] = "features"
     """What of them is compared: ``features``, if their shapes are the same in both; ``attention``,
     where they are active, whatever their channels. Both need one height and width."""

@@ -13,39 +13,61 @@ Letters in shapes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 Kind = Literal["features", "attention"]
 
 
 def features(activation: Tensor) -> Tensor:
-    """What a layer says: ``[B, C H W]``, of length 1 each.
-
-    Args:
-        activation: ``[B, C, H, W]``.
-    """
-    return F.normalize(activation.float().flatten(1), dim=1)
+    """What a layer says: its activations, ``[B, ...]``."""
+    return activation
 
 
 def attention(activation: Tensor) -> Tensor:
-    """Where a layer is active: ``[B, H W]`` sums of squares over channels, of length 1 each.
+    """Where a layer is active: ``[B, H, W]`` sums of squares over channels.
 
     Args:
         activation: ``[B, C, H, W]``.
+
+    Raises:
+        RuntimeError: it has another number of dimensions.
     """
-    return F.normalize(activation.float().square().sum(dim=1).flatten(1), dim=1)
+    if activation.dim() != 4:
+        raise RuntimeError(f"{tuple(activation.shape)} is not [batch, channels, height, width]")
+    return activation.square().sum(dim=1)
 
 
 COMPARED: dict[Kind, Callable[[Tensor], Tensor]] = {"features": features, "attention": attention}
 """What is compared of a layer, by kind."""
 
 
+def distances(ours: Tensor, theirs: Tensor) -> Tensor:
+    """``[B]``: squared distances in [0, 4], once every row has been given the length 1.
+
+    Args:
+        ours: ``[B, ...]``.
+        theirs: of the same shape.
+
+    Raises:
+        RuntimeError: it is not; as many numbers in another order mean something else.
+    """
+    if ours.shape != theirs.shape:
+        shapes = f"{tuple(ours.shape)} for the student, {tuple(theirs.shape)} for the teacher"
+        raise RuntimeError(f"{shapes}, the batch included")
+    own, other = (F.normalize(each.float().flatten(1), dim=1) for each in (ours, theirs))
+    return (own - other).square().sum(dim=1)
+
+
 class Hints:
     """Watches layers of both networks, which have the same names in both.
+
+    A context, around one pass of each: what other passes do is neither seen nor kept.
 
     Args:
         student: its activations carry gradients.
@@ -57,35 +79,42 @@ class Hints:
     def __init__(
         self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], *, kind: Kind
     ) -> None:
-        self._seen: dict[tuple[str, str], Tensor] = {}
         self._layers, self._compared = layers, COMPARED[kind]
-        self._hooks = [
-            network.get_submodule(layer).register_forward_hook(self._keeper(whose, layer))
+        self._watched = {
+            (whose, layer): network.get_submodule(layer)
             for whose, network in (("student", student), ("teacher", teacher))
             for layer in layers
-        ]
+        }
+        self._seen: dict[tuple[str, str], Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
 
-    def close(self) -> None:
-        """Watches no longer."""
+    def __enter__(self) -> Self:
+        self._seen.clear()
+        self._hooks = [
+            module.register_forward_hook(partial(self._keep, place))
+            for place, module in self._watched.items()
+        ]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _keeper(self, whose: str, layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(_module: nn.Module, _given: Any, output: Tensor) -> None:
-            self._seen[whose, layer] = output
-
-        return keep
+    def _keep(
+        self, place: tuple[str, str], _module: nn.Module, _given: object, output: Tensor
+    ) -> None:
+        self._seen[place] = output
 
     def losses(self) -> Tensor:
-        """``[B]``: squared distances in the latest passes, each in [0, 4], summed over layers.
+        """``[B]``: :func:`distances` in the passes that were watched, summed over layers.
 
         Raises:
-            RuntimeError: what is compared has not the same size in both.
+            KeyError: a layer was not called.
+            RuntimeError: what is compared has not the same shape in both.
         """
         ours, theirs = (
             [self._compared(self._seen[whose, layer]) for layer in self._layers]
             for whose in ("student", "teacher")
         )
         self._seen.clear()
-        parts = [(own - other).square().sum(dim=1) for own, other in zip(ours, theirs, strict=True)]
-        return torch.stack(parts).sum(dim=0)
+        return torch.stack([distances(*pair) for pair in zip(ours, theirs, strict=True)]).sum(dim=0)

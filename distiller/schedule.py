@@ -8,6 +8,8 @@ from distiller.config import DistillerTable
 
 CROP_MULTIPLE = 4
 """Crops' heights and widths are multiples of so many pixels: networks halve them twice or more."""
+SHARES = 1000
+"""Of the budget, at which is asked how large crops are: more than there are multiples."""
 
 
 def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0.0) -> float:
@@ -38,7 +40,11 @@ def learning_rate(table: DistillerTable, share: float, *, first_share: float = 0
 
 
 def crop_size(
-    table: DistillerTable, share: float, image_size: tuple[int, int]
+    table: DistillerTable,
+    share: float,
+    image_size: tuple[int, int],
+    *,
+    first_share: float = 0.0,
 ) -> tuple[int, int] | None:
     """Height and width of what the networks see at a share of the budget.
 
@@ -50,14 +56,23 @@ def crop_size(
         table: ``first_crop`` and ``whole_from``.
         share: of the budget that is spent, in [0, 1].
         image_size: height and width of whole images.
+        first_share: the share at the first step, from which on they grow; at most ``share``.
 
     Returns:
         ``None`` where images are whole.
     """
     if table.first_crop == 1.0 or share >= table.whole_from:
         return None
-    seen = table.first_crop + (1.0 - table.first_crop) * share / table.whole_from
+    grown = (share - first_share) / (table.whole_from - first_share)
+    seen = table.first_crop + (1.0 - table.first_crop) * grown
     height, width = (
         min(side, max(1, round(side * seen / CROP_MULTIPLE)) * CROP_MULTIPLE) for side in image_size
     )
-    return height, width
+    return None if (height, width) == image_size else (height, width)
+
+
+def crop_sizes(table: DistillerTable, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """All heights and widths that the networks see in a training, whole images last."""
+    shares = (part / SHARES for part in range(SHARES + 1))
+    sizes = (crop_size(table, share, image_size) or image_size for share in shares)
+    return list(dict.fromkeys(sizes))

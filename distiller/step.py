@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +109,10 @@ class DistillationStep:
         """
         self.check(batch)
         images = self._images(batch, crop)
-        teacher_logits = self._teacher_logits(batch, images)
-        with precision(self._device, self._autocast):
-            student_logits = self.student(images)
+        with self._hints or contextlib.nullcontext():
+            teacher_logits = self._teacher_logits(batch, images)
+            with precision(self._device, self._autocast):
+                student_logits = self.student(images)
         losses = soft_target_loss(
             student_logits, teacher_logits, temperature=self._table.temperature
         )
@@ -137,6 +139,27 @@ class DistillationStep:
                 "distiller.teacher_logits (cached): the drawn samples carry no logits, there is "
                 "nothing to learn from; set recompute"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state under ``optimizer``, the generator's under ``augmentation``."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "augmentation": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, same_crops: bool) -> None:
+        """Goes on from :meth:`state_dict`, with the momentum and the weight decay of now.
+
+        Args:
+            state: of a step with such a student.
+            same_crops: whether the images are augmented as they would have been next; they are not
+                on another kind of device, whose generators have other states.
+        """
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group.update(momentum=self._table.momentum, weight_decay=self._table.weight_decay)
+        if same_crops and len(state["augmentation"]) == len(self.generator.get_state()):
+            self.generator.set_state(state["augmentation"])
 
     def _check_loss(self, value: float, learning_rate: float) -> None:
         losses = [row[0] for row in self._ranks.gather([value])]

@@ -233,8 +233,10 @@ class Trainer:
             if self._reporter is not None:
                 self._reporter.note_first_step()
         started = self._clock()
-        rate = learning_rate(self._config.distiller, share, first_share=self.tally.first_share)
-        crop = crop_size(self._config.distiller, share, self._config.teacher.image_shape[1:])
+        table, first = self._config.distiller, self.tally.first_share
+        rate = learning_rate(table, share, first_share=first)
+        size = self._config.teacher.image_shape[1:]
+        crop = crop_size(table, share, size, first_share=first)
         result = self.step(batch, learning_rate=rate, crop=crop)
         self._count(batch, result, self._clock() - started)
         self._pusher.push(batch.identities, result.priorities, self.version)
@@ -275,8 +277,7 @@ class Trainer:
         """Everything but the student's weights: tensors, numbers and containers only."""
         return {
             "tally": self.tally.as_dict(),
-            "optimizer": self.step.optimizer.state_dict(),
-            "augmentation": self.step.generator.get_state(),
+            **self.step.state_dict(),
             **random_states(self._device),
         }
 
@@ -291,9 +292,8 @@ class Trainer:
         """
         load_weights(self.pair.student.network, student, origin="the checkpoint")
         self.tally.update(state["tally"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.step.load_state_dict(state, same_crops=self._ranks.leads)
         self._earlier_busy = self.tally.busy_seconds
         self._earlier_waiting = self.tally.waiting_seconds
         if self._ranks.leads:
-            self.step.generator.set_state(state["augmentation"])
             set_random_states(state, self._device)

@@ -11,9 +11,11 @@ from buffer.models import NormalizedModel, build, check_outputs
 from distiller.config import DistillerFile
 from distiller.evaluation import EvaluationSet
 from distiller.hints import Hints
-from distiller.schedule import crop_size
+from distiller.schedule import crop_sizes
 
 LARGEST_DRAW = 4096
+NEEDED = {"features": "of one shape (or set attention)", "attention": "of one height and width"}
+"""By kinds of hints: what layers have to be."""
 
 
 def validate(config: DistillerFile) -> None:
@@ -47,32 +49,25 @@ def check_networks(config: DistillerFile) -> None:
     teacher, student = build(config.teacher), build(config.student)
     check_outputs(teacher, config.teacher, field="teacher")
     check_outputs(student, config.student, field="student")
-    check_first_crop(config, teacher, student)
+    check_crops(config, teacher, student)
     check_hints(config, teacher, student)
 
 
-def check_first_crop(
-    config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel
-) -> None:
-    """Shows both networks blank images of the size with which the training begins.
+def check_crops(config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel) -> None:
+    """Shows both networks blank images of all sizes that they will see.
 
     Raises:
         ConfigError: one of them cannot take such images.
     """
-    channels, *whole = config.teacher.image_shape
-    crop = crop_size(config.distiller, 0.0, (whole[0], whole[1]))
-    if crop is None:
-        return
-    for field, network in (("teacher", teacher), ("student", student)):
-        spec: ModelSpec = getattr(config, field)
-        small = spec.model_copy(update={"image_shape": (channels, *crop)})
-        try:
-            check_outputs(network, small, field=field)
-        except ModelError as error:
-            raise ConfigError(
-                f"distiller.first_crop ({config.distiller.first_crop:g}): the training could not "
-                f"begin, {error}; set 1"
-            ) from error
+    for size in _sizes(config):
+        for field, network in (("teacher", teacher), ("student", student)):
+            try:
+                check_outputs(network, _of_size(getattr(config, field), size), field=field)
+            except ModelError as error:
+                raise ConfigError(
+                    f"distiller.first_crop ({config.distiller.first_crop:g}): the training would "
+                    f"end at crops of {size[0]} x {size[1]} pixels, {error}; set 1"
+                ) from error
 
 
 def check_hints(config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel) -> None:
@@ -82,7 +77,6 @@ def check_hints(config: DistillerFile, teacher: NormalizedModel, student: Normal
         ConfigError: a network has no such layer, or what it says cannot be compared.
     """
     field, kind = "distiller.hint_layers", config.distiller.hints
-    needed = {"features": "of one shape (or set attention)", "attention": "of one height and width"}
     for layer in config.distiller.hint_layers:
         for whose, network in (("teacher", teacher.network), ("student", student.network)):
             if layer not in dict(network.named_modules()):
@@ -93,16 +87,30 @@ def check_hints(config: DistillerFile, teacher: NormalizedModel, student: Normal
                 )
         watch = Hints(student.network, teacher.network, [layer], kind=kind)
         try:
-            check_outputs(teacher, config.teacher, field="teacher")
-            check_outputs(student, config.student, field="student")
-            watch.losses()
-        except (RuntimeError, AttributeError, IndexError) as error:
+            for size in _sizes(config):
+                with watch:
+                    check_outputs(teacher, _of_size(config.teacher, size), field="teacher")
+                    check_outputs(student, _of_size(config.student, size), field="student")
+                watch.losses()
+        except KeyError as error:
+            raise ConfigError(
+                f"{field} ({layer}): teacher or student does not call it, there is nothing to "
+                "compare; name a layer that both call, such as a part of it"
+            ) from error
+        except (RuntimeError, AttributeError) as error:
             raise ConfigError(
                 f"{field} ({layer}): its outputs in teacher and student are no activations "
-                f"{needed[kind]}, their {kind} cannot be compared: {error}"
+                f"{NEEDED[kind]}, their {kind} cannot be compared: {error}"
             ) from error
-        finally:
-            watch.close()
+
+
+def _sizes(config: DistillerFile) -> list[tuple[int, int]]:
+    _, height, width = config.teacher.image_shape
+    return crop_sizes(config.distiller, (height, width))
+
+
+def _of_size(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
+    return spec.model_copy(update={"image_shape": (spec.image_shape[0], *size)})
 
 
 def _check_batch(config: DistillerFile) -> None:

@@ -101,9 +101,13 @@ class Inverter:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken. Call before ``method.prepare``."""
+        """Goes on where :meth:`state_dict` was taken. Call before ``method.prepare``.
+
+        Random numbers go on on the same kind of device only: others' generators have other states.
+        """
         self.method.load_state_dict(state["method"])
-        self.context.generator.set_state(state["rng"])
+        if len(state["rng"]) == len(self.context.generator.get_state()):
+            self.context.generator.set_state(state["rng"])
         self.owed_probes = state["owed_probes"]
 
     def _draw_splits(self, n: int) -> list[Split]:

@@ -121,16 +121,21 @@ def test_the_teacher_sees_the_augmented_images(make_step, make_batch):
 
 
 def test_hints_are_added_to_each_images_loss(make_step, make_batch):
-    losses = {}
+    losses, batch = {}, make_batch(weights=np.linspace(0.1, 1.9, 16))
     for weight in (None, 1.0, 3.0):
         step = make_step(
             *_unaugmented(),
             *([] if weight is None else [f"distiller.hint_weight={weight}"]),
             hint_layers=[] if weight is None else ["features.0"],
         )
-        losses[weight] = step(make_batch(), learning_rate=0.0).loss
-    added = losses[1.0] - losses[None]
-    assert added > 0
+        losses[weight] = step(batch, learning_rate=0.0).loss
+    watch = Hints(step.student.network, step.teacher.network, ["features.0"], kind="attention")
+    step.student.train()
+    with watch, torch.no_grad():
+        images = torch.from_numpy(batch.images).float() / 255
+        step.student(images), step.teacher(images)
+    added = np.mean(batch.weights * watch.losses().numpy())
+    assert losses[1.0] - losses[None] == pytest.approx(added, rel=1e-3)
     assert losses[3.0] - losses[None] == pytest.approx(3.0 * added, rel=1e-3)
 
 

@@ -317,6 +317,25 @@ def test_the_next_step_after_a_checkpoint_is_the_one_that_was_next(
         assert torch.equal(ours, theirs)
 
 
+def test_settings_may_differ_after_a_checkpoint(make_config, make_replay, make_batch):
+    config = make_config("distiller.weight_decay=0.1", "distiller.momentum=0.5")
+    first = Trainer(config, make_replay(config), attempt=1)
+    first.train_step(make_batch(), 0.1)
+    other = make_config("distiller.weight_decay=0.2", "distiller.momentum=0.6")
+    student = first.pair.student.network.state_dict()
+    second = _resumed(other, make_replay(other), first.state_dict(), student, attempt=2)
+    (group,) = second.step.optimizer.param_groups
+    assert (group["weight_decay"], group["momentum"]) == (0.2, 0.6)
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_no_obstacle(make_config, make_replay):
+    config = make_config()
+    first = Trainer(config, make_replay(config), attempt=1)
+    # A GPU's generator is a seed and an offset.
+    state = first.state_dict() | {"augmentation": torch.zeros(16, dtype=torch.uint8)}
+    _resumed(config, make_replay(config), state, first.pair.student.network.state_dict(), attempt=2)
+
+
 def test_time_spent_before_a_crash_counts(make_config, make_replay):
     config = make_config("run.steps=null", "run.seconds=100")
     trainer = Trainer(config, make_replay(config), attempt=2)

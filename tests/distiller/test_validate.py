@@ -86,7 +86,7 @@ def rigid(num_classes: int = 10) -> nn.Module:
 
 
 @pytest.mark.parametrize("whose", ["teacher", "student"])
-def test_networks_that_cannot_take_the_first_crops_are_refused(make_config, tmp_path, whose):
+def test_networks_that_cannot_take_crops_are_refused(make_config, tmp_path, whose):
     safetensors.torch.save_file(rigid().state_dict(), tmp_path / "rigid.safetensors")
     assignments = [f"{whose}.factory={__name__}:rigid", f"{whose}.kwargs={{}}"]
     if whose == "teacher":
@@ -104,6 +104,33 @@ def test_networks_that_cannot_take_the_first_crops_are_refused(make_config, tmp_
 def test_layers_that_can_be_compared_pass(make_config, kind, width):
     hints = ["distiller.hint_layers=[features.0]", f"distiller.hints={kind}"]
     check_networks(make_config(*hints, f"student.kwargs={{width: {width}}}"))
+
+
+class Idle(nn.Sequential):
+    """Has a layer that it does not call."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.aside = nn.ModuleList([nn.ReLU()])
+
+    def forward(self, x):
+        return self[1](self[0](x))
+
+
+def idle(num_classes: int = 10) -> nn.Module:
+    return Idle()
+
+
+def test_a_layer_that_is_not_called_is_refused(make_config, tmp_path):
+    safetensors.torch.save_file(idle().state_dict(), tmp_path / "idle.safetensors")
+    networks = [f"{whose}.factory={__name__}:idle" for whose in ("teacher", "student")]
+    config = make_config(
+        *(*networks, "teacher.kwargs={}", "student.kwargs={}"),
+        f"teacher.weights={tmp_path / 'idle.safetensors'}",
+        "distiller.hint_layers=[aside]",
+    )
+    with pytest.raises(ConfigError, match=r"hint_layers \(aside\): teacher or student does not"):
+        check_networks(config)
 
 
 @pytest.mark.parametrize(

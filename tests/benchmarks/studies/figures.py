@@ -21,9 +21,9 @@ def on_pool(run: Record, *, without: str = "") -> float:
         run: judged, or the value is not a number.
         without: an arm whose images are left out, too: the one that it is compared with.
     """
-    if "pool_agreement" in run:  # judged before sources were kept apart
-        return float(run["pool_agreement"])
-    judged = run.get("pool_agreements", {})
+    if "pool_agreements" not in run:  # not judged, or before sources were kept apart
+        return float(run.get("pool_agreement", NONE))
+    judged = run["pool_agreements"]
     values = [value for source, value in judged.items() if source not in (run["arm"], without)]
     return statistics.mean(values) if values else NONE
 

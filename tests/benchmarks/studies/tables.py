@@ -38,14 +38,15 @@ def section(name: str) -> str:
     asked, done = study(name), records(name)
     by_arm = {arm: [done[arm, seed] for a, seed in sorted(done) if a == arm] for arm in asked.arms}
     by_arm = {arm: runs for arm, runs in by_arm.items() if runs}
-    if next(iter(by_arm), None) != next(iter(asked.arms)):
-        return f"### {asked.title}\n\nThe arm that the others are compared with was not run yet.\n"
+    if not by_arm:
+        return f"### {asked.title}\n\nNo arm was run yet.\n"
+    compared = next(iter(by_arm)) == next(iter(asked.arms))
     return "\n".join(
         [
             f"### {asked.title}\n",
             f"{asked.question.strip()}\n",
             f"`python -m tests.benchmarks.studies run {name}`; {made_on(done)}\n",
-            *arms_table(by_arm),
+            *(arms_table(by_arm) if compared else ["The first arm was not run yet."]),
             "",
             *draw(name, by_arm),
             "Every run:\n",

@@ -49,6 +49,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
         What ``result.json`` has of it.
     """
     torch.set_num_threads(1)
+    revision = report.git_revision()  # of the code that runs, whatever is committed meanwhile
     rounds, seconds = 0, {"inversion": 0.0, "distillation": 0.0}
     with RedisServer.start() as server:
         replay = connect(config.buffer, url=server.url, run="turns", seed=config.run.seed)
@@ -101,7 +102,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
         "samples_inverted": info.inserted,
         **{f"{side}_seconds": spent for side, spent in seconds.items()},
         "versions": report.versions(),
-        "git_revision": report.git_revision(),
+        "git_revision": revision,
     }
 
 
