@@ -13,28 +13,33 @@ import pytest
 import safetensors.torch
 import torch
 
+from buffer.models import build
 from deploy.config import CONFIGS, PipelineConfig, load
 from distiller.networks import digits_cnn
+from distiller.validate import check_crops, check_hints
 from synthesizer.inverter import build_method
 from tests.benchmarks.studies.figures import NONE, moved, on_pool
 from tests.benchmarks.studies.pool import agreements
-from tests.benchmarks.studies.study import QUESTIONS, configuration, overrides, study
+from tests.benchmarks.studies.study import QUESTIONS, Study, configuration, overrides, study
 from tests.benchmarks.studies.tables import advantage, spread, time_to
 from tests.benchmarks.studies.turns import by_turns
 
 NAMES = sorted(path.stem for path in QUESTIONS.glob("*.yaml"))
 
 
+def configured(asked: Study, arm: str) -> PipelineConfig:
+    """An arm's configuration; its teacher knows nothing."""
+    sets = ["teacher.weights=x", *overrides(asked, arm, seed=0)]
+    config = load(configuration(asked), sets)
+    teacher = config.teacher.model_copy(update={"weights": None})
+    return config.model_copy(update={"teacher": teacher})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_arm_is_a_valid_configuration_and_differs_from_the_others(name: str) -> None:
     asked = study(name)
     runs = {
-        (
-            load(
-                configuration(asked), ["teacher.weights=x", *overrides(asked, arm, seed=0)]
-            ).model_dump_json(),
-            str(asked.other_turns.get(arm)),
-        )
+        (configured(asked, arm).model_dump_json(), str(asked.other_turns.get(arm)))
         for arm in asked.arms
     }
     assert len(runs) == len(asked.arms) > 1
@@ -42,12 +47,14 @@ def test_every_arm_is_a_valid_configuration_and_differs_from_the_others(name: st
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_arms_method_takes_its_settings(name: str) -> None:
+def test_every_arms_method_and_networks_take_its_settings(name: str) -> None:
     asked = study(name)
     for arm in asked.arms:
-        build_method(
-            load(configuration(asked), ["teacher.weights=x", *overrides(asked, arm, seed=0)])
-        )
+        config = configured(asked, arm)
+        build_method(config)
+        teacher, student = build(config.teacher), build(config.student)
+        check_crops(config, teacher, student)
+        check_hints(config, teacher, student)
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,10 @@ def test_a_single_rank_gathers_its_own_values():
 
 def test_ranks_step_together_and_keep_one_student(make_config, make_samples, tmp_path):
     # Seconds, so that every decision hangs on rank 0's clock alone.
-    config = make_config("run.steps=null", "run.seconds=1.5", "distiller.checkpoint_seconds=0.3")
+    config = make_config(
+        *("run.steps=null", "run.seconds=1.5", "distiller.checkpoint_seconds=0.3"),
+        "distiller.first_crop=0.5",
+    )
     lead, other = _train(config, make_samples(64), tmp_path, 2)
     assert lead["student"] == other["student"]
     assert lead["tally"]["step"] == other["tally"]["step"] > 0
@@ -136,7 +139,10 @@ def _of_priority(samples, priorities):
 def test_ranks_with_other_mean_weights_step_as_one_would_with_all_samples(
     make_config, make_samples, tmp_path
 ):
-    config = make_config("run.steps=1", "distiller.crop_padding=0", "distiller.weight_decay=0")
+    config = make_config(
+        *("run.steps=1", "distiller.crop_padding=0", "distiller.weight_decay=0"),
+        *("distiller.hint_layers=[features.3]", "student.kwargs={width: 4}"),
+    )
     equal, skewed = make_samples(64), make_samples(64, seed=1)
     skewed = _of_priority(skewed, np.geomspace(1e-5, 1e5, 64))
     _train([config], [[equal, skewed]], tmp_path, 2, APART)
@@ -149,11 +155,13 @@ def test_ranks_with_other_mean_weights_step_as_one_would_with_all_samples(
 
     joint = build_pair(config, ranks=Ranks(), device=torch.device("cpu"))
     optimizer = torch.optim.SGD(joint.student.parameters(), lr=config.distiller.learning_rate)
+    hints = joint.hints(config.distiller)
     for batch in batches:
         images = torch.from_numpy(batch.images).float() / 255
-        losses = soft_target_loss(
-            joint.student(images), joint.teacher(images), temperature=config.distiller.temperature
-        )
+        with hints:
+            answers = joint.student(images), joint.teacher(images)
+        losses = soft_target_loss(*answers, temperature=config.distiller.temperature)
+        losses = losses + config.distiller.hint_weight * hints.losses()
         weights = torch.from_numpy(batch.weights).float() / np.mean(means)
         ((losses * weights).mean() / 2).backward()
     optimizer.step()
