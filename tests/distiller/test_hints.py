@@ -32,8 +32,11 @@ def test_distances_are_of_rows_of_length_one() -> None:
 
 @pytest.mark.parametrize("kind", ["features", "attention"])
 def test_as_many_numbers_of_another_shape_are_refused(kind: Kind) -> None:
-    student, teacher = nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 1, 1)
-    with Hints(nn.Sequential(student), nn.Sequential(teacher), [""], kind=kind) as watch:
+    student, teacher = (
+        nn.Sequential(nn.Conv2d(1, 4, 2, stride=2)),
+        nn.Sequential(nn.Conv2d(1, 1, 1)),
+    )
+    with Hints(student, teacher, ["0"], kind=kind) as watch:
         student(torch.rand(2, 1, 4, 4)), teacher(torch.rand(2, 1, 4, 4))
     with pytest.raises(RuntimeError, match=r"for the student, .* for the teacher"):
         watch.losses()
