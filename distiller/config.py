@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from buffer.config import Positive, SharedTables
 from buffer.parsing import Table
 
+HintKind = Literal["features", "attention"]
+
 
 class DistillerTable(Table):
     """How the student is trained."""
@@ -34,7 +36,7 @@ class DistillerTable(Table):
     hint_layers: tuple[str, ...] = ()
     """Names of submodules that teacher and student both have, whose outputs are to be alike as
     well, as they are at the end of a pass. Empty: the student learns from answers alone."""
-    hints: Literal["features", "attention"] = "features"
+    hints: HintKind = "features"
     """What of them is compared: ``features``, if their shapes are the same in both; ``attention``,
     where they are active, whatever their channels. Both need one height and width."""
     hint_weight: Annotated[float, Field(gt=0)] = 10.0

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-Kind = Literal["features", "attention"]
+from distiller.config import HintKind
 
 
 def features(activation: Tensor) -> Tensor:
@@ -43,7 +43,10 @@ def attention(activation: Tensor) -> Tensor:
     return activation.square().sum(dim=1)
 
 
-COMPARED: dict[Kind, Callable[[Tensor], Tensor]] = {"features": features, "attention": attention}
+COMPARED: dict[HintKind, Callable[[Tensor], Tensor]] = {
+    "features": features,
+    "attention": attention,
+}
 """What is compared of a layer, by kind."""
 
 
@@ -77,7 +80,7 @@ class Hints:
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], *, kind: Kind
+        self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], *, kind: HintKind
     ) -> None:
         self._layers, self._compared = layers, COMPARED[kind]
         self._watched = {

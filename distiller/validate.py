@@ -54,12 +54,13 @@ def check_networks(config: DistillerFile) -> None:
 
 
 def check_crops(config: DistillerFile, teacher: NormalizedModel, student: NormalizedModel) -> None:
-    """Shows both networks blank images of all sizes that they will see.
+    """Shows both networks blank crops of all sizes that they will see.
 
     Raises:
         ConfigError: one of them cannot take such images.
     """
-    for size in _sizes(config):
+    *crops, _ = _sizes(config)
+    for size in crops:
         for field, network in (("teacher", teacher), ("student", student)):
             try:
                 check_outputs(network, _of_size(getattr(config, field), size), field=field)
@@ -134,19 +135,20 @@ def _check_batch(config: DistillerFile) -> None:
 
 def _check_cached_logits(config: DistillerFile) -> None:
     table = config.distiller
-    if table.teacher_logits == "cached" and table.hint_layers:
+    if table.teacher_logits != "cached":
+        return
+    if table.hint_layers:
         raise ConfigError(
             f"distiller.hint_layers ({', '.join(table.hint_layers)}) with teacher_logits (cached): "
             "the teacher sees no images, so that its layers say nothing to compare; set [], or "
             "recompute"
         )
-    if table.teacher_logits == "cached" and table.first_crop < 1.0:
+    if table.first_crop < 1.0:
         raise ConfigError(
             f"distiller.first_crop ({table.first_crop:g}) with teacher_logits (cached): stored "
             "logits are of whole images, the student would learn wrong targets; set 1, or recompute"
         )
-    augmented = table.crop_padding > 0 or table.flip or table.mixup > 0
-    if table.teacher_logits == "cached" and augmented:
+    if table.crop_padding > 0 or table.flip or table.mixup > 0:
         raise ConfigError(
             f"distiller.teacher_logits (cached) with crop_padding ({table.crop_padding}), flip "
             f"({table.flip}) and mixup ({table.mixup:g}): stored logits are of the image before "

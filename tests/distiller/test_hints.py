@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distiller.hints import Hints, Kind, attention, distances, features
+from distiller.config import HintKind
+from distiller.hints import Hints, attention, distances, features
 
 
 def networks(*, same: bool = False) -> tuple[nn.Sequential, nn.Sequential]:
@@ -31,7 +32,7 @@ def test_distances_are_of_rows_of_length_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["features", "attention"])
-def test_as_many_numbers_of_another_shape_are_refused(kind: Kind) -> None:
+def test_as_many_numbers_of_another_shape_are_refused(kind: HintKind) -> None:
     student, teacher = (
         nn.Sequential(nn.Conv2d(1, 4, 2, stride=2)),
         nn.Sequential(nn.Conv2d(1, 1, 1)),
@@ -49,7 +50,7 @@ def test_attention_needs_heights_and_widths() -> None:
 
 @pytest.mark.parametrize(("kind", "what"), [("attention", attention), ("features", features)])
 def test_losses_are_of_each_image_summed_over_layers(
-    kind: Kind, what: Callable[[Tensor], Tensor]
+    kind: HintKind, what: Callable[[Tensor], Tensor]
 ) -> None:
     student, teacher = networks(same=kind == "features")
     images = torch.rand(3, 1, 4, 4)
@@ -65,7 +66,7 @@ def test_losses_are_of_each_image_summed_over_layers(
 
 
 @pytest.mark.parametrize("kind", ["attention", "features"])
-def test_its_gradient_makes_the_student_resemble_the_teacher(kind: Kind) -> None:
+def test_its_gradient_makes_the_student_resemble_the_teacher(kind: HintKind) -> None:
     student, teacher = networks(same=kind == "features")
     watch = Hints(student, teacher, ["0", "1"], kind=kind)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
