@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,14 @@ def journal(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+def accuracy(out: Path) -> float:
+    """Of a run's student, percent."""
+    done = subprocess.run([SSDKD, "evaluate", out], capture_output=True, text=True, timeout=120)
+    found = re.search(r"student_accuracy: ([\d.]+) %", done.stdout)
+    assert found is not None, done.stderr
+    return float(found[1])
+
+
 class Run:
     """``ssdkd run`` on the digits, in a process group of its own."""
 
@@ -85,7 +94,7 @@ class Run:
                 found.append(child)
         return found
 
-    def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         """Waits for something to come true while the run is alive."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -130,7 +139,7 @@ class Run:
         return children
 
 
-def survivors(processes: Iterable[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
+def survivors(processes: Iterable[psutil.Process], seconds: float = 60) -> list[psutil.Process]:
     """Those that still live after so long; a zombie does not, nobody may ever bury it."""
     deadline, left = time.monotonic() + seconds, list(processes)
     while (left := [each for each in left if _lives(each)]) and time.monotonic() < deadline:

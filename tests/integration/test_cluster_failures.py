@@ -13,11 +13,11 @@ import pytest
 import redis
 
 from tests.buffer.servers import TcpServer
-from tests.integration.conftest import journal, survivors
+from tests.integration.conftest import accuracy, journal, survivors
 from tests.integration.ray_nodes import RAY, RayNodes
-from tests.integration.test_cluster import settings, status, until
+from tests.integration.test_cluster import settings, status, stop, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 def submit(nodes: RayNodes, name: str, out: Path, **more: Any) -> None:
@@ -51,7 +51,7 @@ def test_a_node_that_dies_takes_no_run_with_it(
 ) -> None:
     worker = nodes.add(cpus=2)
     out = tmp_path / "out"
-    budget = {"run.seconds": None, "run.steps": 3000, "synthesizer.actors": 4}
+    budget = {"run.seconds": None, "run.steps": 1_000_000, "synthesizer.actors": 4}
     submit(
         nodes,
         "node",
@@ -74,11 +74,10 @@ def test_a_node_that_dies_takes_no_run_with_it(
     assert survivors(victims) == []
     nodes.add(cpus=2)
     until(lambda: (now := pids()) and not now & dead)
-    until(lambda: status(nodes, "node")["job_status"] == "SUCCEEDED", 300)
-    result = json.loads((out / "result.json").read_text())
-    assert result["synthesizer_restarts"] >= len(dead)
-    assert result["student_steps"] == 3000
-    assert result["student_accuracy"] > 60
+    steps = journal(out)[-1]["version"][1]
+    until(lambda: learnt(out, steps + 500))
+    assert stop(nodes, "node", out)["synthesizer_restarts"] >= len(dead)
+    assert accuracy(out) > 60
 
 
 def test_a_training_that_finds_no_node_any_more_ends_in_an_error(
@@ -149,7 +148,7 @@ def test_a_controller_and_a_desk_that_are_killed_go_on(
     nodes: RayNodes, redis_server: TcpServer, digits_teacher: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    budget = {"run.seconds": None, "run.steps": 1200, "controller.policy": "random"}
+    budget = {"run.seconds": None, "run.steps": 1_000_000, "controller.policy": "random"}
     submit(
         nodes,
         "controller",
@@ -174,8 +173,7 @@ def test_a_controller_and_a_desk_that_are_killed_go_on(
     until(lambda: status(nodes, "controller").get("step"))
     before = events("decision")
     until(lambda: events("decision") > before)
-    until(lambda: status(nodes, "controller")["job_status"] == "SUCCEEDED", 300)
-    assert json.loads((out / "result.json").read_text())["controller_failure"] is None
+    assert stop(nodes, "controller", out)["controller_failure"] is None
 
 
 def test_a_run_goes_on_in_another_cluster_when_its_head_has_died(
