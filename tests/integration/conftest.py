@@ -94,7 +94,7 @@ class Run:
                 found.append(child)
         return found
 
-    def until(self, condition: Callable[[], bool], seconds: float = 300) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         """Waits for something to come true while the run is alive."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -139,7 +139,7 @@ class Run:
         return children
 
 
-def survivors(processes: Iterable[psutil.Process], seconds: float = 60) -> list[psutil.Process]:
+def survivors(processes: Iterable[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
     """Those that still live after so long; a zombie does not, nobody may ever bury it."""
     deadline, left = time.monotonic() + seconds, list(processes)
     while (left := [each for each in left if _lives(each)]) and time.monotonic() < deadline:

@@ -15,7 +15,7 @@ from tests.buffer.servers import TcpServer
 from tests.integration.conftest import QUICK, accuracy
 from tests.integration.ray_nodes import RayNodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
 
 SHARES = {"synthesizer.cpus": 0.25, "distiller.cpus": 0.5}
 
@@ -53,7 +53,7 @@ def stop(nodes: RayNodes, name: str, out: Path) -> dict[str, Any]:
     return result
 
 
-def until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"

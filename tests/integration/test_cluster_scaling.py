@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.buffer.servers import TcpServer
 from tests.integration.ray_nodes import RayNodes
-from tests.integration.test_cluster import settings, status, until
+from tests.integration.test_cluster import settings, status, stop, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -46,9 +45,7 @@ def test_a_run_finds_how_many_synthesizers_it_needs(
 
     until(lambda: status(nodes, "sized").get("phase") == "distilling")
     until(as_many, 240)
-    assert nodes.command("stop", "sized").returncode == 0
-    until(lambda: status(nodes, "sized")["job_status"] == "SUCCEEDED")
-    assert json.loads((out / "result.json").read_text())["synthesizer_restarts"] == 0
+    assert stop(nodes, "sized", out)["synthesizer_restarts"] == 0
 
 
 def test_a_training_takes_the_room_there_is_and_leaves_that_of_synthesizers(
@@ -90,6 +87,4 @@ def test_a_training_takes_the_room_there_is_and_leaves_that_of_synthesizers(
     until(lambda: len(nodes.find("ray::SynthesizerService")) == 1)
     step = status(nodes, "elastic")["step"]
     until(lambda: steps_of(1) and status(nodes, "elastic")["step"] > step)
-    assert nodes.command("stop", "elastic").returncode == 0
-    until(lambda: status(nodes, "elastic")["job_status"] == "SUCCEEDED")
-    assert json.loads((out / "result.json").read_text())["attempts"] >= 3
+    assert stop(nodes, "elastic", out)["attempts"] >= 3
