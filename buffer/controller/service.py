@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer import logs
 from buffer.connect import connect
-from buffer.controller.actor import Controller
+from buffer.controller.actor import LONGEST_POLL_SECONDS, Controller
 from buffer.controller.arms import choose
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.metrics import ControllerMetrics
-from buffer.errors import ConfigError
+from buffer.errors import BufferUnavailable, ConfigError
 from buffer.metrics import ClientMetrics, process_registry
 from buffer.params import start_params
 from buffer.parsing import parse
@@ -30,8 +31,8 @@ logger = logging.getLogger(__name__)
 class ControllerService:
     """The controller behind Ray. Constructed from plain data only.
 
-    ``run`` occupies the actor's main thread; the other methods answer meanwhile from the
-    concurrency group ``control``.
+    It does nothing until ``run`` is called, which occupies the actor's main thread; the other
+    methods answer meanwhile from the concurrency group ``control``.
 
     Args:
         config: the tables of :class:`~buffer.controller.config.ControllerFile` as JSON.
@@ -40,30 +41,57 @@ class ControllerService:
     """
 
     def __init__(self, config: str, *, url: str, journal: str) -> None:
-        tables = parse(ControllerFile, json.loads(config))
-        logs.configure(tables.run.log_level, "controller")
-        registry = process_registry()
-        observer = ClientMetrics(registry)
-        self._controller = Controller(
-            tables,
-            connect(tables.buffer, url=url, run=tables.run.name, observer=observer),
-            journal=Path(journal),
-            metrics=ControllerMetrics(registry),
-        )
+        self._tables = parse(ControllerFile, json.loads(config))
+        logs.configure(self._tables.run.log_level, "controller")
+        self._url, self._journal = url, Path(journal)
+        self._stopping = threading.Event()
+        self._controller: Controller | None = None
 
     def run(self) -> None:
-        """Decides until :meth:`stop`; see :meth:`~buffer.controller.actor.Controller.run`."""
-        self._controller.run()
+        """Decides until :meth:`stop`; see :meth:`~buffer.controller.actor.Controller.run`.
+
+        Why the buffer is looked for here: an actor whose constructor fails is never started again,
+        and the buffer may be away when this process follows one that died.
+        """
+        self._controller = self._begin()
+        if self._controller is not None and not self._stopping.is_set():
+            self._controller.run()
 
     @ray.method(concurrency_group="control")
     def status(self) -> dict[str, Any]:
-        """See :meth:`~buffer.controller.actor.Controller.status`."""
-        return self._controller.status()
+        """See :meth:`~buffer.controller.actor.Controller.status`; empty until there is one."""
+        return {} if self._controller is None else self._controller.status()
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Lets :meth:`run` end."""
-        self._controller.stop()
+        self._stopping.set()
+        if self._controller is not None:
+            self._controller.stop()
+
+    def _begin(self) -> Controller | None:
+        """A controller, once the buffer is there; ``None`` if it was stopped before."""
+        registry = process_registry()
+        observer, metrics = ClientMetrics(registry), ControllerMetrics(registry)
+        noted = False
+        while not self._stopping.is_set():
+            try:
+                return self._connected(observer, metrics)
+            except BufferUnavailable as error:
+                if not noted:
+                    logger.warning("no controller until the buffer is there: %s", error)
+                noted = True
+            self._stopping.wait(LONGEST_POLL_SECONDS)
+        return None
+
+    def _connected(self, observer: ClientMetrics, metrics: ControllerMetrics) -> Controller:
+        table, run = self._tables.buffer, self._tables.run.name
+        replay = connect(table, url=self._url, run=run, observer=observer)
+        try:
+            return Controller(self._tables, replay, journal=self._journal, metrics=metrics)
+        except BaseException:
+            replay.close()
+            raise
 
 
 # A dictionary, because Ray's type hints do not know concurrency groups.

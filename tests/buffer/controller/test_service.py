@@ -15,8 +15,8 @@ from buffer.controller.service import end, start, validate
 from buffer.errors import ConfigError
 from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
-from buffer.server import RedisServer
 from buffer.version import Version
+from tests.buffer.servers import TcpServer, free_port
 
 Configure = Callable[..., ControllerFile]
 Progress = Callable[..., StudentProgress]
@@ -80,12 +80,18 @@ def test_impossible_combinations_are_refused(
 
 
 @pytest.fixture
-def replay(configure: Configure) -> Iterator[tuple[ReplayBuffer, str]]:
+def server(tmp_path: Path) -> Iterator[TcpServer]:
+    server = TcpServer(tmp_path / "redis")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(configure: Configure, server: TcpServer) -> Iterator[ReplayBuffer]:
     config = configure()
-    with RedisServer.start() as server:
-        client = ReplayBuffer(config.buffer, url=server.url, run=config.run.name)
-        yield client, server.url
-        client.close()
+    client = ReplayBuffer(config.buffer, url=server.url, run=config.run.name)
+    yield client
+    client.close()
 
 
 @pytest.fixture
@@ -107,14 +113,14 @@ def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
 def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
     configure: Configure,
     progress: Progress,
-    replay: tuple[ReplayBuffer, str],
+    server: TcpServer,
+    client: ReplayBuffer,
     cluster: None,
     tmp_path: Path,
 ) -> None:
-    client, url = replay
     config = configure(controller={"interval_seconds": 0.2})
     client.publish_progress(progress(1, params=(0, 0)))
-    actor, _ = start(config, url=url, log=tmp_path / "controller.jsonl")
+    actor, _ = start(config, url=server.url, log=tmp_path / "controller.jsonl")
 
     until(lambda: client.params().version == Version(1, 1))
     status = ray.get(actor.status.remote(), timeout=30)
@@ -130,3 +136,48 @@ def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
 
     ray.get(actor.stop.remote(), timeout=30)
     ray.kill(actor)
+
+
+@pytest.mark.integration
+def test_one_that_dies_while_its_server_is_away_decides_again_when_that_is_back(
+    configure: Configure,
+    progress: Progress,
+    server: TcpServer,
+    client: ReplayBuffer,
+    cluster: None,
+    tmp_path: Path,
+) -> None:
+    config = configure(controller={"interval_seconds": 0.2})
+    client.publish_progress(progress(1, params=(0, 0)))
+    actor, run = start(config, url=server.url, log=tmp_path / "controller.jsonl")
+    until(lambda: client.params().version == Version(1, 1))
+    server.save()
+    server.stop()
+    ray.kill(actor, no_restart=False)
+    until(lambda: status(actor) == {})
+    assert ray.wait([run], timeout=3)[0] == []  # longer than a look for the server takes
+    server.start()
+    client.publish_progress(progress(2, params=(1, 1)))
+    until(lambda: client.params().version == Version(2, 1))
+    assert end(actor, run) is None
+
+
+@pytest.mark.integration
+def test_one_that_waits_for_its_server_can_be_stopped(
+    configure: Configure, cluster: None, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{free_port()}"
+    actor, run = start(configure(), url=url, log=tmp_path / "controller.jsonl")
+    until(lambda: status(actor) == {})
+    ray.get(actor.stop.remote(), timeout=30)
+    assert ray.get(run, timeout=30) is None
+    assert end(actor, run) is None
+
+
+def status(actor: Any) -> dict[str, Any] | None:
+    """Of an actor; none while its process is being replaced."""
+    try:
+        found: dict[str, Any] = ray.get(actor.status.remote(), timeout=30)
+    except ray.exceptions.RayActorError:
+        return None
+    return found
