@@ -34,6 +34,8 @@ class Outcome:
     """What its own did so far."""
     controller_failure: str | None = None
     error: BaseException | None = None
+    git_revision: str | None = field(default_factory=report.git_revision)
+    """Of the code as it was when the run began, whatever is committed meanwhile."""
 
     def all_totals(self) -> Totals:
         """What all synthesizers of the run did."""
@@ -142,7 +144,7 @@ def _result(
         "error": None if outcome.error is None else redacted(str(outcome.error)),
         "config": report.public(config),
         "versions": report.versions(),
-        "git_revision": report.git_revision(),
+        "git_revision": outcome.git_revision,
     }
 
 

@@ -45,10 +45,12 @@ def test_an_interrupted_run_leaves_its_student_and_says_so(
 ) -> None:
     replay = InMemoryReplayBuffer(config.buffer)
     weights = filled(replay, config, step=7)
-    result = save(config, replay, Outcome(error=Interrupted("by hand")), tmp_path)
+    outcome = Outcome(error=Interrupted("by hand"), git_revision="of its beginning")
+    result = save(config, replay, outcome, tmp_path)
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert (result["interrupted"], result["error"]) == (True, "by hand")
     assert (result["student_steps"], result["samples_drawn"]) == (7, 5)
+    assert result["git_revision"] == "of its beginning"
     assert (tmp_path / "student.safetensors").read_bytes() == weights
     assert (tmp_path / "samples.png").exists()
 
