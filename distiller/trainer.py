@@ -32,6 +32,7 @@ from distiller.ranks import Ranks
 from distiller.reporter import Reporter
 from distiller.resident import resident_images
 from distiller.schedule import crop_size, learning_rate
+from distiller.smoothing import smoothed_kl
 from distiller.step import DistillationStep, StepResult
 from distiller.tally import Budget, Origin, Tally
 
@@ -101,6 +102,7 @@ class Trainer:
             ranks=self._ranks,
             resident=resident_images(self._config, self._device),
             hints=self.pair.hints(self._config.distiller),
+            smoothed=smoothed_kl(self._config),
         )
 
     def _build_loader(self) -> ReplayLoader:
