@@ -60,10 +60,10 @@ def main() -> None:
         config = load(out / "config.yaml")
         for share in (0.0, 1.0):
             kl = views(out, config, share=share)
-            shares = images_share(kl), images_share((kl + SMALLEST_NATS).log())
             print(
-                f"{out.name}, after {share:.0%} of the budget: KL {float(kl.mean()):.2f} nats; "
-                "the images' share of its variance {:.2f}, of its logarithm's {:.2f}".format(*shares)
+                f"{out.name}, after {share:.0%} of the budget: KL {float(kl.mean()):.2f} nats; the "
+                f"images' share of its variance {images_share(kl):.2f}, "
+                f"of its logarithm's {images_share((kl + SMALLEST_NATS).log()):.2f}"
             )
 
 
