@@ -49,9 +49,6 @@ class DistillerTable(Table):
     """Share of the budget from which on both see whole images."""
     mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Augmentation: share of the images that are blended with another of their batch."""
-    priority_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """A sample's priority follows a moving average of its KL, which keeps so much of itself from
-    view to view; 0: the newest view alone."""
     teacher_logits: Literal["recompute", "cached"] = "recompute"
     """``recompute``: the teacher sees the augmented batch; ``cached``: the logits stored with each
     sample, valid only without augmentation."""

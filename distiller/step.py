@@ -24,7 +24,6 @@ from distiller.hints import Hints
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
 from distiller.ranks import Ranks
 from distiller.resident import ResidentImages, to_device
-from distiller.smoothing import SmoothedKl
 
 
 def precision(device: torch.device, autocast: torch.dtype | None) -> Any:
@@ -61,7 +60,6 @@ class DistillationStep:
         ranks: those that step together with this one.
         resident: of ``device``; where drawn images are kept.
         hints: watches both networks; its losses are added.
-        smoothed: of what priorities are made; default: each view's KL.
     """
 
     def __init__(
@@ -76,7 +74,6 @@ class DistillationStep:
         ranks: Ranks | None = None,
         resident: ResidentImages | None = None,
         hints: Hints | None = None,
-        smoothed: SmoothedKl | None = None,
     ) -> None:
         self.student = student
         self.teacher = teacher
@@ -86,7 +83,6 @@ class DistillationStep:
         self._ranks = ranks or Ranks()
         self.resident = resident or ResidentImages(0, device)
         self._hints = hints
-        self._smoothed = smoothed or SmoothedKl(0.0, capacity=0)
         self.generator = generator
         self.optimizer = torch.optim.SGD(
             student.parameters(),
@@ -127,7 +123,7 @@ class DistillationStep:
         value = loss.item()
         self._check_loss(value, learning_rate)
         self._descend(loss, learning_rate)
-        return self._measure(value, student_logits.detach(), teacher_logits, batch)
+        return _measure(value, student_logits.detach(), teacher_logits, batch.weights)
 
     def check(self, batch: Batch) -> None:
         """Whether a step can be made with a batch.
@@ -199,14 +195,15 @@ class DistillationStep:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
-    def _measure(
-        self, loss: float, student_logits: Tensor, teacher_logits: Tensor, batch: Batch
-    ) -> StepResult:
-        kl = kl_divergence(student_logits, teacher_logits).cpu().numpy()
-        agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
-        return StepResult(
-            loss=loss,
-            kl=kl,
-            agreement=agree.float().mean().item(),
-            priorities=batch.weights * self._smoothed.update(batch.identities, kl),
-        )
+
+def _measure(
+    loss: float, student_logits: Tensor, teacher_logits: Tensor, weights: NDArray[np.float64]
+) -> StepResult:
+    kl = kl_divergence(student_logits, teacher_logits).cpu().numpy()
+    agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+    return StepResult(
+        loss=loss,
+        kl=kl,
+        agreement=agree.float().mean().item(),
+        priorities=weights * kl.astype(np.float64),
+    )

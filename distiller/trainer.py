@@ -32,7 +32,6 @@ from distiller.ranks import Ranks
 from distiller.reporter import Reporter
 from distiller.resident import resident_images
 from distiller.schedule import crop_size, learning_rate
-from distiller.smoothing import smoothed_kl
 from distiller.step import DistillationStep, StepResult
 from distiller.tally import Budget, Origin, Tally
 
@@ -86,8 +85,8 @@ class Trainer:
         self._pusher = PriorityPusher(replay)
         self._reporter = self._build_reporter(journal) if self._ranks.leads else None
         self._stack = ExitStack()
-        self._busy_seconds = self._waiting_counted = 0.0
-        self._earlier_busy = self._earlier_waiting = 0.0
+        self._busy_seconds, self._waiting_counted = 0.0, 0.0
+        self._earlier_busy, self._earlier_waiting = 0.0, 0.0
         self._agreement = Agreement(self._ranks)
         self._save_at = clock() + config.distiller.checkpoint_seconds
 
@@ -102,7 +101,6 @@ class Trainer:
             ranks=self._ranks,
             resident=resident_images(self._config, self._device),
             hints=self.pair.hints(self._config.distiller),
-            smoothed=smoothed_kl(self._config),
         )
 
     def _build_loader(self) -> ReplayLoader:
@@ -133,8 +131,8 @@ class Trainer:
 
     def seed(self, purpose: int) -> int:
         """Differs between ranks, attempts and purposes: no two of them draw the same numbers."""
-        own = (self._config.run.seed, self._ranks.rank, self._attempt, purpose)
-        return int(np.random.SeedSequence(own).generate_state(1)[0])
+        parts = [self._config.run.seed, self._ranks.rank, self._attempt, purpose]
+        return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
     def __enter__(self) -> Self:
         if self._reporter is not None:
@@ -168,7 +166,8 @@ class Trainer:
         Raises:
             Starved: the budget ended before the first batch, or a draw was refused for too long.
             Diverged: the loss is not finite.
-            Interrupted: the training was asked to end early; its student was saved and published.
+            Interrupted: the training was asked to end early; the student as it is by then was saved
+                and published.
             SsdkdError: these, and the others of :data:`~distiller.agreement.LASTING`, are raised on
                 all ranks together.
         """

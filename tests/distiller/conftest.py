@@ -93,7 +93,7 @@ def make_batch() -> BatchMaker:
             target_labels=np.full(count, -1),
             predicted_classes=np.zeros(count, np.int64),
             confidences=np.ones(count, np.float32),
-            identities=_identities(count),
+            identities=np.zeros(count, IDENTITY_DTYPE),
             probabilities=np.full(count, 1 / count),
             weights=np.ones(count) if weights is None else weights,
             weight_mean=weight_mean,
@@ -103,12 +103,6 @@ def make_batch() -> BatchMaker:
         )
 
     return make
-
-
-def _identities(count: int) -> NDArray[np.void]:
-    identities = np.zeros(count, IDENTITY_DTYPE)
-    identities["slot"] = np.arange(count)
-    return identities
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from distiller.hints import Hints
 from distiller.losses import kl_divergence, soft_target_loss
 from distiller.resident import to_device
 from distiller.schedule import learning_rate
-from distiller.smoothing import SmoothedKl
 from distiller.step import DistillationStep
 
 CPU = torch.device("cpu")
@@ -22,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def make_step(make_config):
-    def make(*assignments, seed=0, autocast=None, device=CPU, hint_layers=(), smoothed=None):
+    def make(*assignments, seed=0, autocast=None, device=CPU, hint_layers=()):
         config = make_config(*assignments)
         torch.manual_seed(seed)
         student = build(config.student).train()
@@ -36,7 +35,6 @@ def make_step(make_config):
             autocast=autocast,
             generator=torch.Generator(device).manual_seed(seed),
             hints=watch if hint_layers else None,
-            smoothed=smoothed,
         )
 
     return make
@@ -60,16 +58,6 @@ def test_priorities_are_raw_weight_times_divergence_at_temperature_one(make_step
     result = step(batch, learning_rate=0.1)
     np.testing.assert_allclose(result.kl, kl, rtol=1e-5)
     np.testing.assert_allclose(result.priorities, weights * kl, rtol=1e-5)
-
-
-def test_smoothed_priorities_follow_all_views_of_a_sample(make_step, make_batch):
-    smoothed = SmoothedKl(0.9, capacity=16)
-    step = make_step(*_unaugmented(), smoothed=smoothed)
-    batch = make_batch(weights=np.linspace(0.1, 1.5, 16), weight_mean=2.0)
-    first, second = (step(batch, learning_rate=0.1) for _ in range(2))
-    assert not np.allclose(first.kl, second.kl)
-    expected = batch.weights * (first.kl + second.kl) / 2
-    np.testing.assert_allclose(second.priorities, expected, rtol=1e-5)
 
 
 def test_the_loss_is_weighted_in_proportion_to_the_expected_weight(make_step, make_batch):

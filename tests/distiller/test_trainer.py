@@ -100,13 +100,6 @@ def test_hints_are_followed_where_they_are_asked_for(make_config, make_replay, m
     assert losses[1] > losses[0]
 
 
-def test_priorities_are_smoothed_where_that_is_asked_for(make_config, make_replay, make_batch):
-    config = make_config("distiller.priority_smoothing=0.5")
-    trainer = Trainer(config, make_replay(config), attempt=1)
-    first, second = (trainer.train_step(make_batch(), 0.1) for _ in range(2))
-    np.testing.assert_allclose(second.priorities, (first.kl + second.kl) / 2, rtol=1e-5)
-
-
 def test_the_end_is_published_with_the_final_student(make_config, make_replay):
     config = make_config("run.steps=5")
     replay = make_replay(config)
