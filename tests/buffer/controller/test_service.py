@@ -179,4 +179,4 @@ def waits(actor: Any) -> bool:
         status = ray.get(actor.status.remote(), timeout=30)
     except ray.exceptions.RayActorError:
         return False
-    return "Redis at" in status.get("reason", "")
+    return "Redis at" in (status.get("reason") or "")
