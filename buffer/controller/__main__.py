@@ -80,8 +80,10 @@ def _run_here(config: ControllerFile, url: str, journal: Path) -> None:
 def _run_in_cluster(config: ControllerFile, url: str, journal: Path, address: str) -> None:
     import ray
 
+    from buffer.connect import connect
     from buffer.controller.service import create
 
+    connect(config.buffer, url=url, run=config.run.name).close()  # the actor would wait for it
     ray.init(address=address, namespace=f"ssdkd-{config.run.name}")
     asked = threading.Event()
     _on_signal(asked.set)

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buffer import logs
 from buffer.connect import connect
-from buffer.controller.actor import LONGEST_POLL_SECONDS, Controller
+from buffer.controller.actor import Controller
 from buffer.controller.arms import choose
 from buffer.controller.config import ControllerFile, settings
 from buffer.controller.metrics import ControllerMetrics
@@ -24,6 +24,8 @@ from buffer.parsing import parse
 
 FINISH_SECONDS = 5.0
 """A decision in hand may take so long when a run ends."""
+LOOK_SECONDS = 5.0
+"""Between two looks for a buffer that is away."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class ControllerService:
         self._url, self._journal = url, Path(journal)
         self._stopping = threading.Event()
         self._controller: Controller | None = None
+        self._waits_because: str | None = None
 
     def run(self) -> None:
         """Decides until :meth:`stop`; see :meth:`~buffer.controller.actor.Controller.run`.
@@ -59,8 +62,13 @@ class ControllerService:
 
     @ray.method(concurrency_group="control")
     def status(self) -> dict[str, Any]:
-        """See :meth:`~buffer.controller.actor.Controller.status`; empty until there is one."""
-        return {} if self._controller is None else self._controller.status()
+        """See :meth:`~buffer.controller.actor.Controller.status`.
+
+        Until there is one, its ``reason`` alone, or nothing.
+        """
+        if self._controller is not None:
+            return self._controller.status()
+        return {} if self._waits_because is None else {"reason": self._waits_because}
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
@@ -73,15 +81,14 @@ class ControllerService:
         """A controller, once the buffer is there; ``None`` if it was stopped before."""
         registry = process_registry()
         observer, metrics = ClientMetrics(registry), ControllerMetrics(registry)
-        noted = False
         while not self._stopping.is_set():
             try:
                 return self._connected(observer, metrics)
             except BufferUnavailable as error:
-                if not noted:
-                    logger.warning("no controller until the buffer is there: %s", error)
-                noted = True
-            self._stopping.wait(LONGEST_POLL_SECONDS)
+                if self._waits_because is None:
+                    logger.warning("no decisions until the buffer is there: %s", error)
+                self._waits_because = str(error)
+            self._stopping.wait(LOOK_SECONDS)
         return None
 
     def _connected(self, observer: ClientMetrics, metrics: ControllerMetrics) -> Controller:

@@ -126,9 +126,10 @@ def test_what_cannot_run_is_said_in_one_message(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cluster", [(), ("--set", "run.ray_address=127.0.0.1:1")])
 def test_a_redis_that_is_not_there_is_said_in_one_message(
-    file: Path, capsys: pytest.CaptureFixture[str]
+    file: Path, cluster: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"buffer.url=unix://{file.parent / 'none.sock'}"
-    assert main(["--config", str(file), "--set", url]) == 1
-    assert capsys.readouterr().err.startswith("controller: ")
+    assert main(["--config", str(file), "--set", url, *cluster]) == 1
+    assert capsys.readouterr().err.startswith("controller: Redis at ")
