@@ -18,6 +18,7 @@ from deploy.config import CONFIGS, PipelineConfig, load
 from distiller.networks import digits_cnn
 from distiller.validate import check_crops, check_hints
 from synthesizer.inverter import build_method
+from tests.benchmarks.studies import fashion
 from tests.benchmarks.studies.figures import NONE, moved, on_pool
 from tests.benchmarks.studies.pool import agreements
 from tests.benchmarks.studies.study import QUESTIONS, Study, configuration, overrides, study
@@ -55,6 +56,24 @@ def test_every_arms_method_and_networks_take_its_settings(name: str) -> None:
         teacher, student = build(config.teacher), build(config.student)
         check_crops(config, teacher, student)
         check_hints(config, teacher, student)
+
+
+def test_fashions_teacher_is_trained_once_and_can_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    np.savez(
+        tmp_path / "data" / "fashion_mnist_train.npz",
+        images=random.integers(0, 256, (fashion.BATCH, 28, 28), dtype=np.uint8),
+        labels=random.integers(0, 10, fashion.BATCH),
+    )
+    monkeypatch.setattr(fashion, "SHARED", tmp_path)
+    spec = configured(study("fashion-parts"), "all").teacher
+    path = fashion.teacher(spec, tmp_path, seed=0)
+    build(spec.model_copy(update={"weights": str(path)}))
+    trained = path.stat()
+    assert fashion.teacher(spec, tmp_path, seed=0).stat() == trained
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from buffer.config import ModelSpec
-from buffer.models import NormalizedModel, build
+from buffer.models import NormalizedModel, build, to_bytes
+from deploy.report import write_atomically
 from distiller.augment import crop_and_flip, to_unit
 from tests.benchmarks.studies.study import SHARED
 
@@ -37,7 +37,7 @@ def teacher(spec: ModelSpec, folder: Path, seed: int) -> Path:
             torch.manual_seed(seed)
             model = build(spec.model_copy(update={"weights": None}))
             _train(model, images.unsqueeze(1), labels)
-        safetensors.torch.save_file(dict(model.network.state_dict()), path)
+        write_atomically(path, to_bytes(model))
     return path
 
 
