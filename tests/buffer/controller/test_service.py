@@ -109,20 +109,28 @@ def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
     return found
 
 
-@pytest.mark.integration
-def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
+@pytest.fixture
+def deciding(
     configure: Configure,
     progress: Progress,
     server: TcpServer,
     client: ReplayBuffer,
     cluster: None,
     tmp_path: Path,
-) -> None:
+) -> tuple[Any, Any]:
+    """As started: a controller that has decided once."""
     config = configure(controller={"interval_seconds": 0.2})
     client.publish_progress(progress(1, params=(0, 0)))
-    actor, _ = start(config, url=server.url, log=tmp_path / "controller.jsonl")
-
+    started = start(config, url=server.url, log=tmp_path / "controller.jsonl")
     until(lambda: client.params().version == Version(1, 1))
+    return started
+
+
+@pytest.mark.integration
+def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
+    progress: Progress, client: ReplayBuffer, deciding: tuple[Any, Any], tmp_path: Path
+) -> None:
+    actor, _ = deciding
     status = ray.get(actor.status.remote(), timeout=30)
     assert (status["policy"], status["decisions"]) == ("learned", 1)
 
@@ -140,17 +148,9 @@ def test_the_actor_decides_answers_meanwhile_and_survives_its_process(
 
 @pytest.mark.integration
 def test_one_that_dies_while_its_server_is_away_decides_again_when_that_is_back(
-    configure: Configure,
-    progress: Progress,
-    server: TcpServer,
-    client: ReplayBuffer,
-    cluster: None,
-    tmp_path: Path,
+    progress: Progress, server: TcpServer, client: ReplayBuffer, deciding: tuple[Any, Any]
 ) -> None:
-    config = configure(controller={"interval_seconds": 0.2})
-    client.publish_progress(progress(1, params=(0, 0)))
-    actor, run = start(config, url=server.url, log=tmp_path / "controller.jsonl")
-    until(lambda: client.params().version == Version(1, 1))
+    actor, run = deciding
     server.save()
     server.stop()
     ray.kill(actor, no_restart=False)
