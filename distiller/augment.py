@@ -1,4 +1,4 @@
-"""Augmentation of a batch: random crop and flip, one draw per image, on the batch's device.
+"""Augmentation of a batch: crops, flips and blends, one draw per image, on the batch's device.
 
 Why images are padded with zeros *before* normalisation (black, not the mean colour): that is what
 torchvision's ``RandomCrop`` does to the images that the field's teachers were trained on, so the
@@ -13,6 +13,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def views(
+    images: Tensor,
+    *,
+    padding: int,
+    flip: bool,
+    mixup: float,
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """What a network in training is shown of stored images: cut, mirrored, blended at random.
+
+    Args:
+        images: ``[B, C, H, W]`` uint8.
+        padding: of whole images; windows of another size move enough as they are.
+        flip: whether to mirror.
+        mixup: share of the images that are blended.
+        generator: on the device of ``images``; the only source of randomness.
+        size: height h and width w of the windows; default: whole images.
+
+    Returns:
+        ``[B, C, h, w]`` float32 in [0, 1], channels last in memory.
+    """
+    padding = 0 if size else padding
+    cut = crop_and_flip(images, padding=padding, flip=flip, generator=generator, size=size)
+    units = to_unit(cut).contiguous(memory_format=torch.channels_last)
+    return mix(units, share=mixup, generator=generator)
 
 
 def crop_and_flip(

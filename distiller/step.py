@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from buffer.errors import ConfigError, Diverged
 from buffer.sample import Batch
-from distiller.augment import crop_and_flip, mix, to_unit
+from distiller.augment import views
 from distiller.config import DistillerTable
 from distiller.hints import Hints
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
@@ -171,15 +171,14 @@ class DistillationStep:
             )
 
     def _images(self, batch: Batch, crop: tuple[int, int] | None) -> Tensor:
-        augmented = crop_and_flip(
+        return views(
             self.resident.of(batch),
-            padding=0 if crop else self._table.crop_padding,
+            padding=self._table.crop_padding,
             flip=self._table.flip,
+            mixup=self._table.mixup,
             generator=self.generator,
             size=crop,
         )
-        images = to_unit(augmented).contiguous(memory_format=torch.channels_last)
-        return mix(images, share=self._table.mixup, generator=self.generator)
 
     def _teacher_logits(self, batch: Batch, images: Tensor) -> Tensor:
         if self._table.teacher_logits == "cached":

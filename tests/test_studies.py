@@ -19,6 +19,7 @@ from distiller.networks import digits_cnn
 from distiller.validate import check_crops, check_hints
 from synthesizer.inverter import build_method
 from tests.benchmarks.studies import fashion
+from tests.benchmarks.studies import study as studies
 from tests.benchmarks.studies.figures import NONE, moved, on_pool
 from tests.benchmarks.studies.pool import agreements
 from tests.benchmarks.studies.study import QUESTIONS, Study, configuration, overrides, study
@@ -129,6 +130,31 @@ def test_students_are_asked_about_each_runs_images(
     pools = [np.load(out / "pool-30.npy") for out in outs.values()]
     assert pools[0].shape == (30, 1, 8, 8)
     assert not np.array_equal(*pools)
+
+
+def test_a_seed_is_judged_if_the_folders_of_all_its_runs_are_at_hand(
+    digits: Callable[..., PipelineConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("QUESTIONS", "RECORDS", "RUNS"):
+        monkeypatch.setattr(studies, folder, tmp_path / folder)
+    studies.QUESTIONS.mkdir()
+    (studies.QUESTIONS / "toy.yaml").write_text(
+        "{title: toy, question: which, config: digits, arms: {one: [], other: []}, pool: 30}"
+    )
+    (studies.RUNS / "toy").mkdir(parents=True)
+    for arm, seed, at_hand in (("one", 0, True), ("other", 0, True), ("one", 1, False)):
+        studies.write("toy", {"arm": arm, "seed": seed})
+        if at_hand:
+            turns(digits(f"run.seed={len(arm)}"), studies.RUNS / "toy" / f"{arm}-{seed}")
+    studies.judge("toy")
+    judged = {key: record.get("pool_agreements") for key, record in studies.records("toy").items()}
+    assert judged["one", 0].keys() == {"other"}
+    assert judged["other", 0].keys() == {"one"}
+    assert judged["one", 1] is None
+    assert "seed 1: not judged, folders of one are not at hand" in capsys.readouterr().out
 
 
 def run(seed: int, pool: float, *accuracies: float, arm: str = "first") -> dict[str, Any]:

@@ -10,9 +10,9 @@ A study is a file ``questions/NAME.yaml``, see :class:`tests.benchmarks.studies.
 
 **Decisions are made by agreement with the teacher on a pool of synthetic images**, never on test
 images. The probes that a run holds back will not do: an arm that makes easy images agrees on easy
-probes. So the generators of all runs of a study, as they had become by the end, make as many images
-each, and every student is asked about those of all other arms. Where two arms are compared, both
-are asked about the images of the third ones only: who makes easy images has no advantage by that.
+probes. So the generators of all of a seed's runs, as they had become by the end, make as many
+images each, and every student is asked about those of all other arms. Where two arms are compared,
+both are asked about the images of the third ones only: who makes easy images has no advantage.
 """
 
 from __future__ import annotations

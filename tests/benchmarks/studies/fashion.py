@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from buffer.config import ModelSpec
 from buffer.models import NormalizedModel, build, to_bytes
 from deploy.report import write_atomically
-from distiller.augment import crop_and_flip, to_unit
+from distiller.augment import views
 from tests.benchmarks.studies.study import SHARED
 
 EPOCHS, BATCH, PEAK_RATE = 4, 256, 6e-3
@@ -50,9 +50,9 @@ def _train(model: NormalizedModel, images: Tensor, labels: Tensor) -> None:
     rng = torch.Generator().manual_seed(torch.initial_seed())
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(images)).split(BATCH):
-            batch = crop_and_flip(images[chosen], padding=2, flip=True, generator=rng)
+            batch = views(images[chosen], padding=2, flip=True, mixup=0.0, generator=rng)
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                outputs = model(to_unit(batch))
+                outputs = model(batch)
             optimizer.zero_grad()
             F.cross_entropy(outputs.float(), labels[chosen]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -185,16 +184,21 @@ def command(turns: Turns | None) -> list[str]:
 
 
 def judge(name: str) -> None:
-    """Adds ``pool_agreements``, by whose images they are, to a study's records.
+    """Adds ``pool_agreements``, by whose images they are, to the records of a study's seeds.
 
-    The folders of all its runs must be at hand. Images of a student's own arm are left out.
+    A seed's runs are judged on each other's images, for which all their folders must be at hand.
+    So the seeds of a study may be run and judged on different days, on machines that keep nothing.
+    Images of a student's own arm are left out.
     """
-    done = records(name)
-    outs = {(arm, seed): RUNS / name / f"{arm}-{seed}" for arm, seed in done}
-    for (arm, seed), found in agreements(outs, study(name).pool).items():
-        by_arm: dict[str, list[float]] = {}
-        for (source, _), value in found.items():
-            by_arm.setdefault(source, []).append(value)
-        means = {source: statistics.mean(each) for source, each in by_arm.items() if source != arm}
-        write(name, done[arm, seed] | {"pool_agreements": means})
-        print(f"{arm}, seed {seed}: {on_pool(records(name)[arm, seed]):.2f}")
+    by_seed: dict[int, dict[str, Record]] = {}
+    for (arm, seed), record in records(name).items():
+        by_seed.setdefault(seed, {})[arm] = record
+    for seed, done in sorted(by_seed.items()):
+        outs = {arm: RUNS / name / f"{arm}-{seed}" for arm in done}
+        if absent := [arm for arm, out in outs.items() if not out.exists()]:
+            print(f"seed {seed}: not judged, folders of {', '.join(absent)} are not at hand")
+            continue
+        for arm, found in agreements(outs, study(name).pool).items():
+            others = {source: value for source, value in found.items() if source != arm}
+            write(name, done[arm] | {"pool_agreements": others})
+            print(f"{arm}, seed {seed}: {on_pool(done[arm] | {'pool_agreements': others}):.2f}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from buffer.models import build
 from deploy.config import PipelineConfig, load
-from distiller.augment import crop_and_flip, mix, to_unit
+from distiller import augment
 from distiller.losses import kl_divergence
 from distiller.schedule import crop_size
 from synthesizer.teacher import freeze
@@ -35,11 +35,14 @@ def views(out: Path, config: PipelineConfig, *, share: float) -> Tensor:
     size = crop_size(table, share, config.teacher.image_shape[1:], first_share=0.0)
 
     def view() -> Tensor:
-        padding = 0 if size else table.crop_padding
-        cut = crop_and_flip(
-            images, padding=padding, flip=table.flip, generator=generator, size=size
+        shown = augment.views(
+            images,
+            padding=table.crop_padding,
+            flip=table.flip,
+            mixup=table.mixup,
+            generator=generator,
+            size=size,
         )
-        shown = mix(to_unit(cut), share=table.mixup, generator=generator)
         return kl_divergence(student(shown), teacher(shown))
 
     with torch.no_grad():
