@@ -6,7 +6,8 @@ from pathlib import Path
 
 import redis
 
-from tests.buffer.servers import TcpServer, until
+from tests.buffer.servers import TcpServer
+from tests.waiting import until
 
 SLOTS = 16_384
 OWNERS = 3

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -113,11 +112,3 @@ def free_ports(count: int) -> list[int]:
         if len(free) == count:
             return free
     raise AssertionError(f"of {len(PORTS)} ports only {len(free)} are free")
-
-
-def until(check: Callable[[], object], seconds: float = 60.0) -> None:
-    """Waits for something to come true."""
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.02)

@@ -19,7 +19,8 @@ from buffer.keys import Keys
 from buffer.sample import Sample
 from buffer.version import NEVER, Version
 from tests.buffer.cluster import OWNERS, Cluster
-from tests.buffer.servers import TcpServer, until
+from tests.buffer.servers import TcpServer
+from tests.waiting import until
 
 Samples = Callable[..., list[Sample]]
 

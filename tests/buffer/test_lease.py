@@ -14,7 +14,8 @@ from buffer import lease
 from buffer.errors import BufferUnavailable, ConfigError
 from buffer.lease import RunLease
 from buffer.server import RedisServer
-from tests.buffer.servers import TcpServer, until
+from tests.buffer.servers import TcpServer
+from tests.waiting import until
 
 
 def test_a_live_run_keeps_its_name(server: RedisServer, run: str) -> None:

@@ -26,7 +26,8 @@ from buffer.sample import Sample
 from buffer.server import RedisServer
 from buffer.sources import OPERATIONS
 from buffer.version import NEVER, Version
-from tests.buffer.servers import TcpServer, until
+from tests.buffer.servers import TcpServer
+from tests.waiting import until
 
 Make = Callable[..., Replay]
 Samples = Callable[..., list[Sample]]

@@ -16,7 +16,7 @@ import ray
 from buffer.errors import SsdkdError
 from deploy import control as module
 from deploy.control import NAME, Control, Order, ask, main, namespace
-from tests.buffer.servers import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -18,13 +17,7 @@ from deploy import display
 from deploy.display import Display
 from deploy.outlook import State
 from deploy.views import JsonView, PlainView
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "nothing was shown"
-        time.sleep(0.01)
+from tests.waiting import until
 
 
 def test_what_is_looked_at_is_shown_until_another_phase_begins(
@@ -36,7 +29,7 @@ def test_what_is_looked_at_is_shown_until_another_phase_begins(
     with Display(PlainView(Console(file=stream, width=80))) as shown:
         shown.enter("starting")
         shown.watch(lambda: State(phase="distilling", elapsed_share=next(looks) / 1000))
-        until(lambda: "distilling" in stream.getvalue())
+        until(lambda: "distilling" in stream.getvalue(), seconds=10)
         shown.enter("saving")
         looked = next(looks)
         time.sleep(0.1)

@@ -22,7 +22,7 @@ from deploy import monitoring as module
 from deploy.config import DEFAULT_CONFIG, load
 from deploy.monitoring import Monitoring
 from deploy.supervisor import Supervisor
-from tests.buffer.servers import until
+from tests.waiting import until
 
 Watch = Callable[[Path], Monitoring]
 

@@ -23,7 +23,7 @@ from ray.util.placement_group import (
 from deploy.fitting import Several
 from deploy.placement import Places, Reservation
 from distiller.service import resources
-from tests.buffer.servers import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 

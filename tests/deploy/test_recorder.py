@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,11 @@ from deploy.recorder import Recorder
 from deploy.sink import Pictures, Sink, Snapshot
 from deploy.supervisor import Supervisor, Totals
 from deploy.timeline import Timeline, recorded_seconds
+from tests import waiting
 
 QUICK = ["monitoring.interval_seconds=0.05", "monitoring.pictures_seconds=0.1"]
 SMALL = ["buffer.capacity=200", "buffer.probe_capacity=0"]
+until = partial(waiting.until, seconds=20.0, pause=0.01)
 
 
 class Kept:
@@ -89,13 +90,6 @@ def recorder(config: PipelineConfig, replay: Replay, out: Path, *sinks: Sink) ->
     supervisor = Supervisor(lambda number: None, 2)
     totals = Totals(busy_seconds=3.0, waiting_seconds=1.0, rounds=4, restarts=1)
     return Recorder(config, replay, supervisor, lambda: totals, out, sinks)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

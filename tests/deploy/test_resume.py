@@ -22,7 +22,7 @@ from deploy.pipeline import as_before
 from deploy.report import write_config
 from deploy.resume import SNAPSHOT, STATE, Keeper, State, begin, forget, read
 from deploy.supervisor import Totals
-from tests.buffer.servers import until
+from tests.waiting import until
 
 TOTALS = Totals(rounds=7, busy_seconds=2.5)
 TABLE = BufferTable(capacity=20, probe_capacity=4)

@@ -15,7 +15,7 @@ import ray
 from buffer.errors import BufferUnavailable
 from deploy import supervisor as module
 from deploy.supervisor import Supervisor
-from tests.buffer.servers import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -277,7 +277,7 @@ def test_an_actor_that_does_not_start_is_not_waited_for() -> None:
     until(lambda: all(seat.actor for seat in watch._seats.values()))
     assert [each["state"] for each in watch.describe()] == ["starting"] * 2
     watch.scale(1)
-    until(lambda: len(watch.describe()) == 1, 10)
+    until(lambda: len(watch.describe()) == 1, seconds=10)
     begun = time.monotonic()
     watch.stop(grace_seconds=60)
     assert time.monotonic() - begun < 30

@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 
 from deploy.web import Page, WebServer, place
-from tests.buffer.servers import until
+from tests.waiting import until
 
 
 def page(path: str) -> Page | None:

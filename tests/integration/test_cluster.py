@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import waiting
 from tests.buffer.servers import TcpServer
 from tests.integration.conftest import QUICK, accuracy
 from tests.integration.ray_nodes import RayNodes
@@ -18,6 +19,7 @@ from tests.integration.ray_nodes import RayNodes
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(420)]
 
 SHARES = {"synthesizer.cpus": 0.25, "distiller.cpus": 0.5}
+until = partial(waiting.until, seconds=180.0, pause=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,6 @@ def stop(nodes: RayNodes, name: str, out: Path) -> dict[str, Any]:
     until(lambda: status(nodes, name)["job_status"] == "SUCCEEDED")
     result: dict[str, Any] = json.loads((out / "result.json").read_text())
     return result
-
-
-def until(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(1.0)
-    return found
 
 
 def test_a_run_is_submitted_scaled_and_makes_a_good_student(

@@ -99,7 +99,7 @@ def test_a_training_that_finds_no_node_any_more_ends_in_an_error(
     victims = worker.processes()
     worker.kill()
     assert survivors(victims) == []
-    until(lambda: status(nodes, "homeless")["job_status"] == "FAILED", 150)
+    until(lambda: status(nodes, "homeless")["job_status"] == "FAILED", seconds=150)
     assert "the training has reported nothing for 60 s" in " ".join(
         nodes.command("logs", "homeless").stdout.split()
     )
@@ -140,7 +140,7 @@ def test_a_redis_that_is_restarted_takes_no_run_with_it(
     assert (held("meta", "incarnation") == incarnation) is keeps_data
     again = held("counters", "inserted")
     until(lambda: held("counters", "inserted") > again)
-    until(lambda: status(nodes, "redis")["job_status"] == "SUCCEEDED", 300)
+    until(lambda: status(nodes, "redis")["job_status"] == "SUCCEEDED", seconds=300)
     result = json.loads((out / "result.json").read_text())
     assert result["student_steps"] == 1200
     assert result["student_accuracy"] > 60
@@ -202,7 +202,10 @@ def test_a_run_goes_on_in_another_cluster_when_its_head_has_died(
                 drivers = nodes.find("deploy.pipeline")
             else:
                 submit_with_ray(nodes, "head", out, **sets)
-                until(lambda nodes=nodes: status(nodes, "head")["job_status"] == "SUCCEEDED", 300)
+                until(
+                    lambda nodes=nodes: status(nodes, "head")["job_status"] == "SUCCEEDED",
+                    seconds=300,
+                )
         assert survivors(drivers) == []
     assert drivers
     result = json.loads((out / "result.json").read_text())

@@ -44,7 +44,7 @@ def test_a_run_finds_how_many_synthesizers_it_needs(
         return states == ["running"] * in_the_end and found.get("phase") == "distilling"
 
     until(lambda: status(nodes, "sized").get("phase") == "distilling")
-    until(as_many, 240)
+    until(as_many, seconds=240)
     assert stop(nodes, "sized", out)["synthesizer_restarts"] == 0
 
 

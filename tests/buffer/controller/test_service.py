@@ -1,7 +1,6 @@
 """The controller behind Ray, on a real Redis."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from buffer.progress import StudentProgress
 from buffer.replay import ReplayBuffer
 from buffer.version import Version
 from tests.buffer.servers import TcpServer, free_port
+from tests.waiting import until
 
 Configure = Callable[..., ControllerFile]
 Progress = Callable[..., StudentProgress]
@@ -99,14 +99,6 @@ def cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-def until(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture
