@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from buffer.models import NormalizedModel, build
+from distiller.average import StudentAverage
 from distiller.config import DistillerFile, DistillerTable
 from distiller.hints import Hints
 from distiller.ranks import Ranks
@@ -24,6 +25,8 @@ class Pair:
     """In training mode."""
     trained: nn.Module
     """The student as the training step calls it: averages gradients over the ranks."""
+    average: StudentAverage
+    """The student as others see it."""
 
     def hints(self, table: DistillerTable) -> Hints | None:
         """What watches ``hint_layers`` of both, if there are any."""
@@ -39,10 +42,11 @@ def build_pair(config: DistillerFile, *, ranks: Ranks, device: torch.device) -> 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        student = _placed(build(config.student), device).train()
+        student, averaged = (_placed(build(config.student), device) for _ in range(2))
     teacher = _placed(build(config.teacher), device).eval().requires_grad_(False)
-    trained = DistributedDataParallel(student) if ranks.size > 1 else student
-    return Pair(teacher, student, trained)
+    trained = DistributedDataParallel(student.train()) if ranks.size > 1 else student.train()
+    average = StudentAverage(student, averaged, share=config.distiller.average_share)
+    return Pair(teacher, student, trained, average)
 
 
 def _placed(model: NormalizedModel, device: torch.device) -> NormalizedModel:

@@ -42,7 +42,7 @@ class Reporter:
     Args:
         config: intervals, probe set and test data.
         replay: where student and progress are published.
-        pair: the networks; the student is measured as it is at that moment.
+        pair: the networks; the average of the student is what is measured and published.
         tally: what is reported; the accuracy curve is added to it.
         budget: of the run; evaluation is taken out of it.
         attempt: of every version that is published.
@@ -67,7 +67,8 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._evaluation = config.distiller, config.evaluation
-        self._replay, self._pair, self._device = replay, pair, device
+        self._replay, self._device = replay, device
+        self._teacher, self._student = pair.teacher, pair.average.model
         self._tally, self._budget, self._attempt = tally, budget, attempt
         self._metrics, self._clock = metrics, clock
         self._journal = None if journal is None else Journal(journal)
@@ -84,7 +85,7 @@ class Reporter:
         )
         self._probe = ProbeMeter(
             replay,
-            pair.student,
+            self._student,
             members=min(MOST_PROBE_MEMBERS, config.buffer.probe_capacity),
             interval_seconds=config.distiller.probe_seconds,
             device=device,
@@ -120,7 +121,7 @@ class Reporter:
             self.publish()
         if self._test is not None and self._evaluate_at <= self._budget.share < 1.0:
             with self._budget.excluded():
-                accuracy = self._test.accuracy(self._pair.student, device=self._device)
+                accuracy = self._test.accuracy(self._student, device=self._device)
             self._add_to_curve(accuracy)
             self._evaluate_at = self._next_evaluation()
 
@@ -150,9 +151,7 @@ class Reporter:
             with _tolerance("that the test data is looked at was not published"):
                 self._replay.publish_progress(progress.model_copy(update={"phase": "distilling"}))
             with self._budget.excluded():
-                compared = self._test.compare(
-                    self._pair.teacher, self._pair.student, device=self._device
-                )
+                compared = self._test.compare(self._teacher, self._student, device=self._device)
             scores.update(compared)
             self._add_to_curve(compared["student_accuracy"])
         # The means are of the training's last interval, whatever was measured since.
@@ -164,7 +163,7 @@ class Reporter:
 
     def _send(self, progress: StudentProgress) -> None:
         if progress.version.step != self._published_step:
-            self._replay.publish_student(to_bytes(self._pair.student), version=progress.version)
+            self._replay.publish_student(to_bytes(self._student), version=progress.version)
             self._published_step = progress.version.step
         self._replay.publish_progress(progress)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from buffer.errors import ConfigError, Diverged
 from buffer.sample import Batch
 from distiller.augment import views
+from distiller.average import StudentAverage
 from distiller.config import DistillerTable
 from distiller.hints import Hints
 from distiller.losses import kl_divergence, soft_target_loss, weighted_mean
@@ -60,6 +61,7 @@ class DistillationStep:
         ranks: those that step together with this one.
         resident: of ``device``; where drawn images are kept.
         hints: watches both networks; its losses are added.
+        average: takes the student in after each step.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class DistillationStep:
         ranks: Ranks | None = None,
         resident: ResidentImages | None = None,
         hints: Hints | None = None,
+        average: StudentAverage | None = None,
     ) -> None:
         self.student = student
         self.teacher = teacher
@@ -82,7 +85,7 @@ class DistillationStep:
         self._autocast = autocast
         self._ranks = ranks or Ranks()
         self.resident = resident or ResidentImages(0, device)
-        self._hints = hints
+        self._hints, self._average = hints, average
         self.generator = generator
         self.optimizer = torch.optim.SGD(
             student.parameters(),
@@ -141,10 +144,11 @@ class DistillationStep:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state under ``optimizer``, the generator's under ``augmentation``."""
+        """The states of optimiser, generator (``augmentation``) and average."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "augmentation": self.generator.get_state(),
+            "average": None if self._average is None else self._average.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, same_crops: bool) -> None:
@@ -154,10 +158,15 @@ class DistillationStep:
             state: of a step with such a student.
             same_crops: whether the images are augmented as they would have been next; they are not
                 on another kind of device, whose generators have other states.
+
+        Raises:
+            ModelError: the averaged weights do not fit the student.
         """
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group.update(momentum=self._table.momentum, weight_decay=self._table.weight_decay)
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         if same_crops and len(state["augmentation"]) == len(self.generator.get_state()):
             self.generator.set_state(state["augmentation"])
 
@@ -193,6 +202,8 @@ class DistillationStep:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        if self._average is not None:
+            self._average.update()
 
 
 def _measure(

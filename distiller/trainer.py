@@ -101,6 +101,7 @@ class Trainer:
             ranks=self._ranks,
             resident=resident_images(self._config, self._device),
             hints=self.pair.hints(self._config.distiller),
+            average=self.pair.average,
         )
 
     def _build_loader(self) -> ReplayLoader:

@@ -110,7 +110,7 @@ def test_the_end_is_published_with_the_final_student(make_config, make_replay):
     assert progress.elapsed_share == 1.0
     version, weights = replay.fetch_student(newer_than=NEVER)
     assert version == Version(3, 5)
-    published, own = from_bytes(weights), trainer.pair.student.network.state_dict()
+    published, own = from_bytes(weights), trainer.pair.average.model.network.state_dict()
     assert all(torch.equal(published[name], own[name]) for name in own)
 
 
@@ -285,6 +285,10 @@ def test_a_training_goes_on_where_its_checkpoint_was_taken(make_config, make_rep
     second = _resumed(longer, replay, state, student, attempt=2)
     for name, tensor in first.pair.student.network.state_dict().items():
         assert torch.equal(second.pair.student.network.state_dict()[name], tensor), name
+    average = first.pair.average.model.network.state_dict()
+    for name, tensor in average.items():
+        assert torch.equal(second.pair.average.model.network.state_dict()[name], tensor), name
+    assert any(not torch.equal(student[name], tensor) for name, tensor in average.items())
     momenta = [s["momentum_buffer"] for s in second.step.optimizer.state.values()]
     expected = [s["momentum_buffer"] for s in first.step.optimizer.state.values()]
     assert momenta
@@ -446,7 +450,7 @@ def test_a_training_that_is_asked_to_end_saves_and_publishes_the_student_of_that
     assert replay.progress().phase == "distilling"
     version, weights = replay.fetch_student(newer_than=NEVER)
     assert version == Version(1, 7)
-    published, own = from_bytes(weights), trainer.pair.student.network.state_dict()
+    published, own = from_bytes(weights), trainer.pair.average.model.network.state_dict()
     assert all(torch.equal(published[name], own[name]) for name in own)
 
 
@@ -485,4 +489,4 @@ def test_the_published_student_can_be_built_from_its_specification(make_config, 
     _, weights = replay.fetch_student(newer_than=NEVER)
     rebuilt = build(config.student, weights=from_bytes(weights)).eval()
     images = torch.rand(4, 1, 8, 8)
-    torch.testing.assert_close(rebuilt(images), trainer.pair.student.eval()(images))
+    torch.testing.assert_close(rebuilt(images), trainer.pair.average.model(images))

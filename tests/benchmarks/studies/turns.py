@@ -74,7 +74,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
             share = step / steps
             if step % PUBLISHED_STEPS == 0:
                 version = Version(1, step)
-                replay.publish_student(to_bytes(trainer.pair.student), version=version)
+                replay.publish_student(to_bytes(trainer.pair.average.model), version=version)
                 replay.publish_progress(StudentProgress(version=version, elapsed_share=share))
             while rounds * ratio < step:
                 make_round()
@@ -94,9 +94,9 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
         synthesizer.run()
         replay.close()
     report.write_config(config, out)
-    (out / "student.safetensors").write_bytes(to_bytes(trainer.pair.student))
+    (out / "student.safetensors").write_bytes(to_bytes(trainer.pair.average.model))
     test = EvaluationSet.load(config.evaluation, config.teacher)
-    found = test.compare(trainer.pair.teacher, trainer.pair.student)
+    found = test.compare(trainer.pair.teacher, trainer.pair.average.model)
     return found | {
         "student_steps": steps,
         "samples_inverted": info.inserted,
