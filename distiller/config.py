@@ -25,7 +25,7 @@ class DistillerTable(Table):
     """Nesterov is off, as in the field's recipes."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty on all parameters."""
-    average_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    average_share: Annotated[float, Field(ge=0, le=1)] = 0.02
     """The student that is measured, published and saved is the average of its weights over about
     this share of its latest steps; 0: as it is after the last one."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -41,9 +41,9 @@ COUNTS: Measures = {
     "distiller idle, %": lambda run: 100 * run.get("distiller_idle_share", NONE),
     "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
     "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
-    "processor, s": lambda run: run["processor_seconds"]["all"],
+    "processor, s": lambda run: run.get("processor_seconds", {}).get("all", NONE),
     "GPU, %": lambda run: run.get("gpu_utilization") or NONE,
-    "peak memory, MiB": lambda run: run["peak_mebibytes"],
+    "peak memory, MiB": lambda run: run.get("peak_mebibytes", NONE),
 }
 
 
