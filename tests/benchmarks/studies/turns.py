@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,14 @@ PUBLISHED_STEPS = 25
 """Between two snapshots of the student that the synthesizer sees."""
 
 
-def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> dict[str, Any]:
+def by_turns(
+    config: PipelineConfig,
+    out: Path,
+    *,
+    steps: int,
+    ratio: float,
+    watch: Callable[[Trainer, int], None] = lambda trainer, step: None,
+) -> dict[str, Any]:
     """A whole training.
 
     Args:
@@ -44,6 +52,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
         out: takes what a run leaves.
         steps: of the student.
         ratio: student steps per round, once the buffer has its least size.
+        watch: is shown the training after each step, and told how many those are.
 
     Returns:
         What ``result.json`` has of it.
@@ -88,6 +97,7 @@ def by_turns(config: PipelineConfig, out: Path, *, steps: int, ratio: float) -> 
                 batch.identities, result.priorities, version=Version(1, step + 1)
             )
             seconds["distillation"] += time.perf_counter() - begun
+            watch(trainer, step + 1)
         info = replay.info()
         # Its run ends with it, and saves what it has learned.
         synthesizer.stop()
