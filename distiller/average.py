@@ -2,75 +2,73 @@
 
 Why: at a learning rate that teaches fast the weights jump around what they approach, and a student
 taken at any moment is worse than what it has learned. Their average is there already (Polyak and
-Juditsky 1992), so that a training that ends early, the adversary of the synthesizers and the
-controller's reward need not wait for the rate to fall.
+Juditsky 1992; as a moving one: Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780), so
+that a training that ends early and the synthesizers' adversary need not wait for the rate to fall,
+and the controller's reward is not lost among jumps.
 
-Why a share of the steps and not a number of them: as training goes on weights change more slowly,
-and how many steps a budget allows is known only at its end (polynomial-decay averaging, Shamir and
-Zhang 2013, https://arxiv.org/abs/1212.1824).
+Why over few steps: an average lags behind by as many. A reward would be of earlier decisions, and
+an adversary of faults that are mended.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from buffer.models import NormalizedModel, load_weights
+from buffer.models import NormalizedModel
+
+MOMENTS = ("running_mean", "running_var")
+"""Buffers that belong to the weights they were measured with; all others are taken as they are."""
 
 
 class StudentAverage:
     """A second student, whose weights and BatchNorm moments are averages of the first one's.
 
-    After step n it moves towards the first one by ``1 / (1 + share (n - 1))`` of the way: a step's
-    weight in the average is in proportion to ``k^(1/share - 1)``, k its number.
+    After step n it moves towards the first one by ``1 / min(n, steps)`` of the way: the mean of the
+    first steps, then a moving average.
 
     Args:
         student: the one that is trained.
         model: of the same kind and on the same device; becomes the average, in eval mode.
-        share: of the steps so far that the average reaches back; 0 follows the student exactly.
+        steps: about how many the average reaches back, >= 1; 1 follows the student exactly.
     """
 
-    def __init__(self, student: NormalizedModel, model: NormalizedModel, *, share: float) -> None:
+    def __init__(self, student: NormalizedModel, model: NormalizedModel, *, steps: int) -> None:
         self.model = model.eval().requires_grad_(False)
-        self._student, self._share = student, share
-        self._steps = 0
+        self._student, self._steps = student, steps
+        # Others are made by passes, and no snapshot of a student has them.
+        self._saved = model.network.state_dict().keys()
+        self.taken = 0
+        """Steps so far."""
         self._move(1.0)
 
     def update(self) -> None:
         """Takes in the student as it is after a step."""
-        self._move(1.0 / (1.0 + self._share * self._steps))
-        self._steps += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged weights under the network's own names, and how many steps they are of."""
-        return {"weights": self.model.network.state_dict(), "steps": self._steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`.
-
-        Raises:
-            ModelError: the weights do not fit the student.
-        """
-        load_weights(self.model.network, state["weights"], origin="the checkpoint's average")
-        self._steps = state["steps"]
+        self.taken += 1
+        self._move(1.0 / min(self.taken, self._steps))
 
     @torch.no_grad()
     def _move(self, weight: float) -> None:
-        """``average += weight (student - average)``; whole numbers are the student's."""
-        averaged: list[Tensor] = []
-        latest: list[Tensor] = []
-        for ours, theirs in zip(_tensors(self.model), _tensors(self._student), strict=True):
-            if ours.is_floating_point():
-                averaged.append(ours)
-                latest.append(theirs)
+        """``average += weight (student - average)``."""
+        moved: list[tuple[Tensor, Tensor]] = []
+        for ours, theirs, averaged in self._tensors():
+            if averaged and weight < 1.0:
+                moved.append((ours, theirs))
             else:
                 ours.copy_(theirs)
-        get_ema_multi_avg_fn(1.0 - weight)(averaged, latest, self._steps)  # type: ignore[no-untyped-call]
+        if moved:
+            get_ema_multi_avg_fn(1.0 - weight)(*map(list, zip(*moved, strict=True)), None)  # type: ignore[no-untyped-call]
 
-
-def _tensors(model: NormalizedModel) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+    def _tensors(self) -> list[tuple[Tensor, Tensor, bool]]:
+        """Average, student's, and whether it is averaged, of every tensor that is saved."""
+        ours, theirs = self.model.network, self._student.network
+        parameters = zip(ours.parameters(), theirs.parameters(), strict=True)
+        found: list[tuple[Tensor, Tensor, bool]] = [
+            (a, b, a.is_floating_point() or a.is_complex()) for a, b in parameters
+        ]
+        latest = dict(theirs.named_buffers())
+        for name, buffer in ours.named_buffers():
+            if name in self._saved:
+                found.append((buffer, latest[name], name.endswith(MOMENTS)))
+        return found

@@ -25,9 +25,9 @@ class DistillerTable(Table):
     """Nesterov is off, as in the field's recipes."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2 penalty on all parameters."""
-    average_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    average_steps: Positive = 50
     """The student that is measured, published and saved is the average of its weights over about
-    this share of its latest steps; 0: as it is after the last one."""
+    so many latest steps; 1: as it is after the last one."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the budget over which the learning rate rises linearly, from the first step on."""
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -144,11 +144,10 @@ class DistillationStep:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of optimiser, generator (``augmentation``) and average."""
+        """The optimiser's state under ``optimizer``, the generator's under ``augmentation``."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "augmentation": self.generator.get_state(),
-            "average": None if self._average is None else self._average.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, same_crops: bool) -> None:
@@ -158,15 +157,10 @@ class DistillationStep:
             state: of a step with such a student.
             same_crops: whether the images are augmented as they would have been next; they are not
                 on another kind of device, whose generators have other states.
-
-        Raises:
-            ModelError: the averaged weights do not fit the student.
         """
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group.update(momentum=self._table.momentum, weight_decay=self._table.weight_decay)
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
         if same_crops and len(state["augmentation"]) == len(self.generator.get_state()):
             self.generator.set_state(state["augmentation"])
 

@@ -274,10 +274,15 @@ class Trainer:
             reached = "before the first student step; there is no student to save"
         raise Interrupted(f"the training was asked to end {reached}")
 
+    def student(self) -> StateDict:
+        """The weights of the student as others see it, under the network's own names."""
+        return self.pair.average.model.network.state_dict()
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the student's weights: tensors, numbers and containers only."""
+        """Everything but :meth:`student`: tensors, numbers and containers only."""
         return {
             "tally": self.tally.as_dict(),
+            "trained": self.pair.student.network.state_dict(),
             **self.step.state_dict(),
             **random_states(self._device),
         }
@@ -291,8 +296,11 @@ class Trainer:
         Raises:
             ModelError: the weights do not fit the student.
         """
-        load_weights(self.pair.student.network, student, origin="the checkpoint")
+        load_weights(self.pair.average.model.network, student, origin="the checkpoint")
+        trained = state.get("trained", student)  # a checkpoint without an average has one student
+        load_weights(self.pair.student.network, trained, origin="the checkpoint")
         self.tally.update(state["tally"])
+        self.pair.average.taken = self.tally.step
         self.step.load_state_dict(state, same_crops=self._ranks.leads)
         self._earlier_busy = self.tally.busy_seconds
         self._earlier_waiting = self.tally.waiting_seconds

@@ -1,9 +1,9 @@
 """What averages of the student's weights know while it learns, beside the weights themselves.
 
 ``python -m tests.benchmarks.studies.averages NAME ARM --judges OUT [OUT ...]`` makes a study's run
-by turns, keeps averages over several shares of the steps beside the one that the arm has, and
-prints at each tenth how far they are from the teacher on images of other runs' generators, and by
-how much what they are jumps from one measurement to the next.
+by turns, keeps averages over several numbers of steps beside the one that the arm has, and prints
+at each tenth of the run how often they agree with the teacher on images of other runs' generators,
+percent, their KL from it, nats, and how much that KL jumps between measurements a few steps apart.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tests.benchmarks.studies.pool import CPU, logits, pool_of
 from tests.benchmarks.studies.study import configuration, overrides, study
 from tests.benchmarks.studies.turns import by_turns
 
-SHARES = (0.0, 0.02, 0.05, 0.1, 0.2)
-"""0 is the weights themselves."""
+STEPS = (1, 25, 50, 100, 200)
+"""1 is the weights themselves."""
 IMAGES = 512
 """Of each judge."""
 LOOKS, APART = 5, 5
@@ -47,21 +47,21 @@ class Averages:
     def __init__(self, config: PipelineConfig, images: Tensor, steps: int) -> None:
         self._config, self._images, self._steps = config, images, steps
         self._wanted = logits(freeze(build(config.teacher), CPU), images)
-        self._averages: dict[float, StudentAverage] = {}
-        self._looks: dict[float, list[tuple[float, float]]] = {share: [] for share in SHARES}
+        self._averages: dict[int, StudentAverage] = {}
+        self._looks: dict[int, list[tuple[float, float]]] = {steps: [] for steps in STEPS}
 
     def watch(self, trainer: Trainer, step: int) -> None:
         """Takes a step in; measures around each tenth of all."""
         student, spec = trainer.pair.student, self._config.student
-        for share in SHARES:
-            if share not in self._averages:
-                self._averages[share] = StudentAverage(student, build(spec), share=share)
-            self._averages[share].update()
+        for steps in STEPS:
+            if steps not in self._averages:
+                self._averages[steps] = StudentAverage(student, build(spec), steps=steps)
+            self._averages[steps].update()
         tenth = self._steps // 10
         left = -step % tenth
         if left % APART == 0 and left < LOOKS * APART:
-            for share, average in self._averages.items():
-                self._looks[share].append(self._look(average.model))
+            for steps, average in self._averages.items():
+                self._looks[steps].append(self._look(average.model))
             if left == 0:
                 self._print(step)
 
@@ -88,15 +88,15 @@ def main() -> None:
     parser.add_argument("--judges", type=Path, nargs="+", required=True)
     options = parser.parse_args()
     asked = study(options.study)
-    assert asked.turns is not None, "made by turns"
+    turns = asked.other_turns.get(options.arm, asked.turns)
+    assert turns is not None, "made by turns"
     config = load(configuration(asked), overrides(asked, options.arm, asked.seeds[0]))
     images = torch.cat([pool_of(out, IMAGES) for out in options.judges])
-    averages = Averages(config, images, asked.turns.steps)
-    print(f"| step | {' | '.join(f'{share:g}' for share in SHARES)} |")
-    print("|---" * (len(SHARES) + 1) + "|")
+    averages = Averages(config, images, turns.steps)
+    print(f"| step | {' | '.join(map(str, STEPS))} |")
+    print("|---" * (len(STEPS) + 1) + "|")
     with tempfile.TemporaryDirectory() as folder:
-        work = asked.turns.model_dump()
-        result = by_turns(config, Path(folder), **work, watch=averages.watch)
+        result = by_turns(config, Path(folder), **turns.model_dump(), watch=averages.watch)
     print(f"real images: {result['student_accuracy']:.2f} %, agreement {result['agreement']:.2f} %")
 
 
