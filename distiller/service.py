@@ -77,7 +77,7 @@ def fit(
 
 
 def end_early(out: Path) -> None:
-    """Asks the training in ``out`` to end: it publishes and saves the student as it is then.
+    """Asks the training in ``out`` to end: it publishes and saves what the student is by then.
 
     Returns at once; :func:`fit` raises ``Interrupted`` when it is done, within seconds of training.
     A training that has not begun yet may overlook it: ask until it has ended.

@@ -167,7 +167,7 @@ class Trainer:
         Raises:
             Starved: the budget ended before the first batch, or a draw was refused for too long.
             Diverged: the loss is not finite.
-            Interrupted: the training was asked to end early; the student as it is by then was saved
+            Interrupted: the training was asked to end early; what the student was by then was saved
                 and published.
             SsdkdError: these, and the others of :data:`~distiller.agreement.LASTING`, are raised on
                 all ranks together.

@@ -20,7 +20,7 @@ function makeSections() {
   const training = grid(section("training", "Training"));
   chartIn(training, "accuracy", "Accuracy on test data", "Percent right. Measured for you to see, used for no decision.");
   chartIn(training, "kl", "Distance from the teacher", "KL(teacher || student) in nats: of samples the student trains on, and of probes, which it never does.");
-  chartIn(training, "agreement", "Agreement with the teacher", "How often both see the same class.");
+  chartIn(training, "agreement", "Agreement with the teacher", "How often both see the same class: on drawn samples the student that is trained, on probes the average of its latest weights.");
   chartIn(training, "loss", "Loss", "Weighted by importance, mean of each interval.");
   chartIn(training, "rate", "Learning rate", "As scheduled over the budget.");
   makeGallery(section("samples", "Synthetic samples"));

@@ -8,7 +8,7 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from buffer.errors import Interrupted, ModelError, Starved
+from buffer.errors import Diverged, Interrupted, ModelError, Starved
 from buffer.memory import InMemoryReplayBuffer
 from buffer.models import build, from_bytes
 from buffer.params import SamplingParams
@@ -123,6 +123,44 @@ def test_the_student_learns_what_the_teacher_says(make_config, make_replay, test
     assert metrics["student_accuracy"] > before["student_accuracy"] + 10
     assert metrics["student_accuracy"] == metrics["agreement"]
     assert metrics["loyalty"] > before["loyalty"]
+
+
+def test_what_is_measured_is_the_average_and_not_the_student_that_is_trained(
+    make_config, make_replay, test_data
+):
+    config = make_config(
+        "run.steps=20",
+        test_data,
+        "student.kwargs.width=4",
+        "evaluation.every_share=0.5",
+        "distiller.average_steps=1000000000",
+        "distiller.probe_seconds=0.001",
+    )
+    replay = make_replay(config)
+    trainer = Trainer(config, replay, attempt=1)
+    # As if the student had been its teacher for many steps: these few move the average by nothing.
+    trainer.pair.average.model.load_state_dict(trainer.pair.teacher.state_dict())
+    trainer.pair.average.taken = 10**9
+    with trainer:
+        metrics = trainer.run(_never)
+    assert metrics["student_accuracy"] == metrics["agreement"] == 100.0
+    assert [point[-1] for point in metrics["curve"]] == [100.0, 100.0]
+    assert replay.progress().probe.after_kl == pytest.approx(0.0, abs=1e-5)
+    assert replay.progress().agreement < 0.9
+
+
+def test_a_loss_that_is_not_finite_leaves_the_average_what_it_was(
+    make_config, make_replay, make_batch
+):
+    config = make_config()
+    trainer = Trainer(config, make_replay(config), attempt=1)
+    trainer.train_step(make_batch(), 0.1)
+    before = {name: tensor.clone() for name, tensor in trainer.student().items()}
+    with torch.no_grad():
+        trainer.pair.student.network.linear.bias.fill_(float("nan"))
+    with pytest.raises(Diverged):
+        trainer.train_step(make_batch(), 0.1)
+    assert all(torch.equal(trainer.student()[name], tensor) for name, tensor in before.items())
 
 
 def test_the_curve_has_a_point_for_every_share_and_the_end(make_config, make_replay, test_data):
