@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import tomllib
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# What a shell starts in the background ignores Ctrl-C, and so would every command under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["pytester"]
 
