@@ -260,8 +260,16 @@ def _student(progress: StudentProgress) -> Iterator[Metric]:
         ),
         ("elapsed_ratio", "Share of the budget that is spent.", progress.elapsed_share),
         ("samples_drawn", "Samples trained on, over all workers.", progress.samples_drawn),
-        ("kl_nats", "Mean KL(teacher || student) of drawn samples.", progress.kl_mean),
-        ("agreement_ratio", "Share of equal argmax on drawn samples.", progress.agreement),
+        (
+            "kl_nats",
+            "Mean KL(teacher || student) of drawn samples, of the student that is trained.",
+            progress.kl_mean,
+        ),
+        (
+            "agreement_ratio",
+            "Share of equal argmax on drawn samples, of the student that is trained.",
+            progress.agreement,
+        ),
         (
             "effective_sample_ratio",
             "Effective share of the samples held, 1 / (N sum P^2).",
@@ -277,11 +285,13 @@ def _student(progress: StudentProgress) -> Iterator[Metric]:
     if (probe := progress.probe) is not None:
         yield GaugeMetricFamily(
             "ssdkd_student_probe_kl_nats",
-            "Mean KL(teacher || student) of samples that it never trains on.",
+            "Mean KL(teacher || student) of samples that it never trains on, of the average of its "
+            "latest weights.",
             value=probe.after_kl,
         )
         yield GaugeMetricFamily(
             "ssdkd_student_probe_agreement_ratio",
-            "Share of equal argmax on samples that it never trains on.",
+            "Share of equal argmax on samples that it never trains on, of the average of its "
+            "latest weights.",
             value=probe.after_agreement,
         )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from buffer.models import NormalizedModel, build
+from buffer.models import NormalizedModel, StateDict, build, load_weights
 from distiller.average import StudentAverage
 from distiller.config import DistillerFile, DistillerTable
 from distiller.hints import Hints
@@ -27,6 +27,25 @@ class Pair:
     """The student as the training step calls it: averages gradients over the ranks."""
     average: StudentAverage
     """The student as others see it."""
+
+    def weights(self) -> StateDict:
+        """Those of the student as others see it, under the network's own names."""
+        return self.average.model.network.state_dict()
+
+    def load(self, student: StateDict, *, trained: StateDict | None, steps: int) -> None:
+        """Goes on with the weights of both students.
+
+        Args:
+            student: :meth:`weights`.
+            trained: of the one that is trained; default: the same.
+            steps: that it has made.
+
+        Raises:
+            ModelError: they do not fit.
+        """
+        load_weights(self.average.model.network, student, origin="the checkpoint")
+        load_weights(self.student.network, trained or student, origin="the checkpoint")
+        self.average.taken = steps
 
     def hints(self, table: DistillerTable) -> Hints | None:
         """What watches ``hint_layers`` of both, if there are any."""

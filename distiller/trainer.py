@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from buffer.errors import Interrupted, Starved
 from buffer.interface import Replay
-from buffer.models import StateDict, autocast_dtype, load_weights
+from buffer.models import StateDict, autocast_dtype
 from buffer.sample import Batch
 from buffer.version import Version
 from distiller.agreement import Agreement, Orders, Standing
@@ -167,8 +167,7 @@ class Trainer:
         Raises:
             Starved: the budget ended before the first batch, or a draw was refused for too long.
             Diverged: the loss is not finite.
-            Interrupted: the training was asked to end early; what the student was by then was saved
-                and published.
+            Interrupted: the training was asked to end early; its student was saved and published.
             SsdkdError: these, and the others of :data:`~distiller.agreement.LASTING`, are raised on
                 all ranks together.
         """
@@ -274,12 +273,8 @@ class Trainer:
             reached = "before the first student step; there is no student to save"
         raise Interrupted(f"the training was asked to end {reached}")
 
-    def student(self) -> StateDict:
-        """The weights of the student as others see it, under the network's own names."""
-        return self.pair.average.model.network.state_dict()
-
     def state_dict(self) -> dict[str, Any]:
-        """Everything but :meth:`student`: tensors, numbers and containers only."""
+        """Everything but :meth:`Pair.weights`: tensors, numbers and containers only."""
         return {
             "tally": self.tally.as_dict(),
             "trained": self.pair.student.network.state_dict(),
@@ -296,11 +291,8 @@ class Trainer:
         Raises:
             ModelError: the weights do not fit the student.
         """
-        load_weights(self.pair.average.model.network, student, origin="the checkpoint")
-        trained = state.get("trained", student)  # a checkpoint without an average has one student
-        load_weights(self.pair.student.network, trained, origin="the checkpoint")
         self.tally.update(state["tally"])
-        self.pair.average.taken = self.tally.step
+        self.pair.load(student, trained=state.get("trained"), steps=self.tally.step)
         self.step.load_state_dict(state, same_crops=self._ranks.leads)
         self._earlier_busy = self.tally.busy_seconds
         self._earlier_waiting = self.tally.waiting_seconds

@@ -140,6 +140,6 @@ def report(trainer: Trainer, ranks: Ranks, metrics: Mapping[str, Any]) -> None:
         ray.train.report({})
         return
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), trainer.student(), trainer.state_dict())
+        checkpoint.save(Path(folder), trainer.pair.weights(), trainer.state_dict())
         saved = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(dict(metrics), checkpoint=saved)

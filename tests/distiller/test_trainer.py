@@ -110,7 +110,7 @@ def test_the_end_is_published_with_the_final_student(make_config, make_replay):
     assert progress.elapsed_share == 1.0
     version, weights = replay.fetch_student(newer_than=NEVER)
     assert version == Version(3, 5)
-    published, own = from_bytes(weights), trainer.student()
+    published, own = from_bytes(weights), trainer.pair.weights()
     assert all(torch.equal(published[name], own[name]) for name in own)
 
 
@@ -155,12 +155,12 @@ def test_a_loss_that_is_not_finite_leaves_the_average_what_it_was(
     config = make_config()
     trainer = Trainer(config, make_replay(config), attempt=1)
     trainer.train_step(make_batch(), 0.1)
-    before = {name: tensor.clone() for name, tensor in trainer.student().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.pair.weights().items()}
     with torch.no_grad():
         trainer.pair.student.network.linear.bias.fill_(float("nan"))
     with pytest.raises(Diverged):
         trainer.train_step(make_batch(), 0.1)
-    assert all(torch.equal(trainer.student()[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(trainer.pair.weights()[name], tensor) for name, tensor in before.items())
 
 
 def test_the_curve_has_a_point_for_every_share_and_the_end(make_config, make_replay, test_data):
@@ -316,15 +316,15 @@ def _resumed(config, replay, state, student, **settings):
 def test_a_training_goes_on_where_its_checkpoint_was_taken(make_config, make_replay, tmp_path):
     config = make_config("run.steps=10")
     first, _ = _run(config, make_replay(config))
-    checkpoint.save(tmp_path, first.student(), first.state_dict())
+    checkpoint.save(tmp_path, first.pair.weights(), first.state_dict())
     student, state = checkpoint.load(tmp_path)
     longer = make_config("run.steps=14")
     replay = make_replay(longer)
     second = _resumed(longer, replay, state, student, attempt=2)
     for name, tensor in first.pair.student.network.state_dict().items():
         assert torch.equal(second.pair.student.network.state_dict()[name], tensor), name
-    for name, tensor in first.student().items():
-        assert torch.equal(second.student()[name], tensor), name
+    for name, tensor in first.pair.weights().items():
+        assert torch.equal(second.pair.weights()[name], tensor), name
     assert any(not torch.equal(state["trained"][name], student[name]) for name in student)
     momenta = [s["momentum_buffer"] for s in second.step.optimizer.state.values()]
     expected = [s["momentum_buffer"] for s in first.step.optimizer.state.values()]
@@ -345,7 +345,7 @@ def test_the_next_step_after_a_checkpoint_is_the_one_that_was_next(
     config = make_config("run.steps=10")
     first = Trainer(config, make_replay(config), attempt=1)
     first.train_step(make_batch(seed=1), 0.1)
-    checkpoint.save(tmp_path, first.student(), first.state_dict())
+    checkpoint.save(tmp_path, first.pair.weights(), first.state_dict())
     student, state = checkpoint.load(tmp_path)
     second = _resumed(config, make_replay(config), state, student, attempt=2)
     expected = first.train_step(make_batch(seed=2), 0.2)
@@ -363,7 +363,7 @@ def test_settings_may_differ_after_a_checkpoint(make_config, make_replay, make_b
     first = Trainer(config, make_replay(config), attempt=1)
     first.train_step(make_batch(), 0.1)
     other = make_config("distiller.weight_decay=0.2", "distiller.momentum=0.6")
-    student = first.student()
+    student = first.pair.weights()
     second = _resumed(other, make_replay(other), first.state_dict(), student, attempt=2)
     (group,) = second.step.optimizer.param_groups
     assert (group["weight_decay"], group["momentum"]) == (0.2, 0.6)
@@ -374,7 +374,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_no_obstacle(make_config, make
     first = Trainer(config, make_replay(config), attempt=1)
     # A GPU's generator is a seed and an offset.
     state = first.state_dict() | {"augmentation": torch.zeros(16, dtype=torch.uint8)}
-    _resumed(config, make_replay(config), state, first.student(), attempt=2)
+    _resumed(config, make_replay(config), state, first.pair.weights(), attempt=2)
 
 
 def test_time_spent_before_a_crash_counts(make_config, make_replay):
@@ -487,7 +487,7 @@ def test_a_training_that_is_asked_to_end_saves_and_publishes_the_student_of_that
     assert replay.progress().phase == "distilling"
     version, weights = replay.fetch_student(newer_than=NEVER)
     assert version == Version(1, 7)
-    published, own = from_bytes(weights), trainer.student()
+    published, own = from_bytes(weights), trainer.pair.weights()
     assert all(torch.equal(published[name], own[name]) for name in own)
 
 
@@ -505,7 +505,7 @@ def test_a_training_that_is_asked_to_end_before_its_first_step_saves_nothing(mak
 def test_a_checkpoint_holds_the_random_state_of_the_gpu(make_config, make_replay, tmp_path):
     config, device = make_config(), torch.device("cuda")
     first = Trainer(config, make_replay(config), attempt=1, device=device)
-    checkpoint.save(tmp_path, first.student(), first.state_dict())
+    checkpoint.save(tmp_path, first.pair.weights(), first.state_dict())
     expected = torch.rand(3, device=device)
     student, state = checkpoint.load(tmp_path)
     _resumed(config, make_replay(config), state, student, attempt=2, device=device)
