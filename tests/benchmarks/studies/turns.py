@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from buffer.connect import connect
+from buffer.interface import Replay
 from buffer.models import to_bytes
 from buffer.progress import StudentProgress
 from buffer.server import RedisServer
@@ -89,13 +90,7 @@ def by_turns(
                 make_round()
                 rounds += 1
             begun = time.perf_counter()
-            batch = replay.sample(config.distiller.batch_size)
-            rate = learning_rate(config.distiller, share)
-            crop = crop_size(config.distiller, share, config.teacher.image_shape[1:])
-            result = trainer.step(batch, learning_rate=rate, crop=crop)
-            replay.update_priorities(
-                batch.identities, result.priorities, version=Version(1, step + 1)
-            )
+            make_step(config, replay, trainer, Version(1, step + 1), share)
             seconds["distillation"] += time.perf_counter() - begun
             watch(trainer, step + 1)
         info = replay.info()
@@ -114,6 +109,17 @@ def by_turns(
         "versions": report.versions(),
         "git_revision": revision,
     }
+
+
+def make_step(
+    config: PipelineConfig, replay: Replay, trainer: Trainer, version: Version, share: float
+) -> None:
+    """A step of the student, of this version afterwards, at a share of the budget."""
+    batch = replay.sample(config.distiller.batch_size)
+    rate = learning_rate(config.distiller, share)
+    crop = crop_size(config.distiller, share, config.teacher.image_shape[1:])
+    result = trainer.step(batch, learning_rate=rate, crop=crop)
+    replay.update_priorities(batch.identities, result.priorities, version=version)
 
 
 def main() -> None:
