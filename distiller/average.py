@@ -38,7 +38,7 @@ class StudentAverage:
         self.model = model.eval().requires_grad_(False)
         self._student, self._steps = student, steps
         # Others are made by passes, and no snapshot of a student has them.
-        self._saved = model.network.state_dict().keys()
+        self._saved = frozenset(model.network.state_dict())
         self.taken = 0
         """Steps so far."""
         self._move(1.0)
