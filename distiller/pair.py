@@ -63,7 +63,8 @@ def build_pair(config: DistillerFile, *, ranks: Ranks, device: torch.device) -> 
         torch.manual_seed(config.run.seed)
         student, averaged = (_placed(build(config.student), device) for _ in range(2))
     teacher = _placed(build(config.teacher), device).eval().requires_grad_(False)
-    trained = DistributedDataParallel(student.train()) if ranks.size > 1 else student.train()
+    student.train()
+    trained = DistributedDataParallel(student) if ranks.size > 1 else student
     average = StudentAverage(student, averaged, steps=config.distiller.average_steps)
     return Pair(teacher, student, trained, average)
 

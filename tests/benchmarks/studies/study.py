@@ -200,5 +200,6 @@ def judge(name: str) -> None:
             continue
         for arm, found in agreements(outs, study(name).pool).items():
             others = {source: value for source, value in found.items() if source != arm}
-            write(name, done[arm] | {"pool_agreements": others})
-            print(f"{arm}, seed {seed}: {on_pool(done[arm] | {'pool_agreements': others}):.2f}")
+            judged = done[arm] | {"pool_agreements": others}
+            write(name, judged)
+            print(f"{arm}, seed {seed}: {on_pool(judged):.2f}")
