@@ -146,19 +146,28 @@ def test_without_a_snapshot_that_can_be_read_the_buffer_is_filled_anew(
 def test_a_folder_that_is_away_for_a_while_ends_no_saving(
     replay: ReplayBuffer, tmp_path: Path
 ) -> None:
-    folder, away = tmp_path / "checkpoints", tmp_path / "away"
+    first, second, folder = tmp_path / "first", tmp_path / "second", tmp_path / "checkpoints"
+    first.mkdir()
+    second.mkdir()
+    (tmp_path / "no-folder").write_text("in the way")
+    folder.symlink_to(first)
     state = begin(replay, "mine", folder, None)
     fill(replay)
     with Keeper(replay, folder, lambda: state, 0.05) as saving:
         until((folder / SNAPSHOT).exists)
-        folder.rename(away)
-        folder.write_text("no folder")
+        turn(folder, tmp_path / "no-folder")
         time.sleep(0.3)
-        folder.unlink()
-        folder.mkdir()
-        until((folder / SNAPSHOT).exists)
-        until((folder / STATE).exists)
+        turn(folder, second)
+        until((second / SNAPSHOT).exists)
+        until((second / STATE).exists)
         saving.finish()
+
+
+def turn(link: Path, target: Path) -> None:
+    """Let the link lead to the target, at once: the keeper makes any folder that it misses."""
+    other = link.with_name("other-link")
+    other.symlink_to(target)
+    other.replace(link)
 
 
 def configured(**changes: Any) -> PipelineConfig:
