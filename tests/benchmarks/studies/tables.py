@@ -14,6 +14,7 @@ from itertools import groupby
 import matplotlib
 
 matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "ssdkd"  # a plot of the same runs is the same file
 
 import numpy as np
 from matplotlib import pyplot
