@@ -14,7 +14,6 @@ from itertools import groupby
 import matplotlib
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "ssdkd"  # a plot of the same runs is the same file
 
 import numpy as np
 from matplotlib import pyplot
@@ -22,6 +21,8 @@ from scipy import stats
 
 from tests.benchmarks.studies.figures import COLUMNS, COUNTS, Record, on_pool
 from tests.benchmarks.studies.study import QUESTIONS, ROOT, records, study
+
+matplotlib.rcParams["svg.hashsalt"] = "ssdkd"  # a plot of the same runs is the same file
 
 DOCS = ROOT / "docs"
 BEGIN, END = (
