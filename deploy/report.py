@@ -22,6 +22,7 @@ from rich.table import Table as RichTable
 
 from buffer.errors import RateLimited
 from buffer.interface import Replay
+from buffer.models import autocast_dtype
 from buffer.sample import Batch
 from deploy.config import PipelineConfig
 
@@ -113,12 +114,18 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its model where Linux says it, its architecture elsewhere."""
+    """Its model where Linux says it, its architecture elsewhere, and what vectors it computes with.
+
+    Why the vectors: clouds hide the model, and one with bfloat16 is twice as fast as one without.
+    """
+    model = platform.machine()
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+                model = line.partition(":")[2].strip()
+                break
+    bfloat16 = autocast_dtype("auto", torch.device("cpu")) is not None
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}{', bfloat16' * bfloat16}"
 
 
 def gallery(replay: Replay, classes: int) -> Image.Image | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -20,10 +21,10 @@ from distiller.validate import check_crops, check_hints
 from synthesizer.inverter import build_method
 from tests.benchmarks.studies import fashion
 from tests.benchmarks.studies import study as studies
-from tests.benchmarks.studies.figures import NONE, moved, on_pool
+from tests.benchmarks.studies.figures import NONE, figures, moved, on_pool
 from tests.benchmarks.studies.pool import agreements
 from tests.benchmarks.studies.study import QUESTIONS, Study, configuration, overrides, study
-from tests.benchmarks.studies.tables import advantage, spread, time_to
+from tests.benchmarks.studies.tables import advantage, revision, spread, time_to
 from tests.benchmarks.studies.turns import by_turns
 
 NAMES = sorted(path.stem for path in QUESTIONS.glob("*.yaml"))
@@ -157,6 +158,48 @@ def test_a_seed_is_judged_if_the_folders_of_all_its_runs_are_at_hand(
     assert "seed 1: not judged, folders of one are not at hand" in capsys.readouterr().out
 
 
+def test_a_run_is_recorded_once_with_all_its_settings_and_compared_when_made_again(
+    digits: Callable[..., PipelineConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("QUESTIONS", "RECORDS", "RUNS"):
+        monkeypatch.setattr(studies, folder, tmp_path / folder)
+    monkeypatch.setattr(studies, "SHARED", tmp_path)
+    weights = Path(str(digits().teacher.weights))
+    shutil.copy(weights, tmp_path)
+    asked = {
+        "title": "toy",
+        "question": "which",
+        "config": "digits",
+        "overrides": [
+            f"teacher.weights=$SHARED/{weights.name}",
+            "teacher.kwargs.width=4",
+            "buffer.min_size_to_sample=200",
+            "buffer.probe_capacity=0",
+        ],
+        "arms": {"one": ["distiller.batch_size=16"]},
+        "seeds": [5],
+        "turns": {"steps": 2, "ratio": 1.0},
+    }
+    studies.QUESTIONS.mkdir()
+    (studies.QUESTIONS / "toy.yaml").write_text(json.dumps(asked))
+    studies.run("toy", (), ())
+    record = studies.records("toy")["one", 5]
+    assert record["student_steps"] == 2
+    assert record["config"]["teacher"]["weights"] == f"$SHARED/{weights.name}"
+    assert record["config"]["distiller"]["batch_size"] == 16
+    assert str(tmp_path) not in json.dumps(record)
+    capsys.readouterr()
+    studies.run("toy", (), ())
+    assert capsys.readouterr().out == ""
+    studies.run("toy", (), (), again=True)
+    assert "times the last: " in capsys.readouterr().out
+    assert studies.records("toy")["one", 5] == record
+    assert (studies.RUNS / "toy" / "one-5" / "student.safetensors").exists()
+
+
 def run(seed: int, pool: float, *accuracies: float, arm: str = "first") -> dict[str, Any]:
     """A record with measurements at equal distances over 100 seconds."""
     shares = [(number + 1) / len(accuracies) for number in range(len(accuracies))]
@@ -170,6 +213,7 @@ def test_the_time_to_a_goal_is_that_of_the_mean_curve() -> None:
     assert time_to(60, runs) == "50 s"
     assert time_to(70, runs) == "75 s"
     assert time_to(81, runs) == "-"
+    assert time_to(10, runs) == "25 s"  # the first that is known
     assert time_to(10, [{"seed": 0}]) == "-"
 
 
@@ -201,9 +245,27 @@ def test_of_one_value_there_is_no_deviation() -> None:
 
 
 def test_what_moved_since_the_last_run_is_said_in_ratios() -> None:
-    before = {"steps": 100.0, "inverted": 10.0, "idle": 0.0}
-    assert moved({"steps": 85.0, "inverted": 10.5, "idle": 3.0}, before) == (
-        "times the last: steps 0.85"
+    before = {"student": 91.0, "steps": 100.0, "inverted": 10.0, "idle": 0.0, "gone": 1.0}
+    now = {"student": 90.5, "steps": 85.0, "inverted": 10.5, "idle": 3.0, "new": 1.0}
+    assert moved(now, before) == "times the last: steps 0.85; not compared: gone, idle, new"
+    assert moved(before | {"student": 89.5, "idle": 1.0}, before | {"idle": 1.0}) == (
+        "times the last: student -1.50"
     )
-    assert "nothing moved" in moved(before, before)
+    assert moved({"steps": 1.0}, {"steps": 1.0}) == "times the last: nothing moved"
     assert "no earlier run" in moved(before, {})
+
+
+def test_what_is_learned_a_second_is_of_wall_time_since_the_first_step() -> None:
+    told = {"arm": "a", "student_accuracy": 1.0, "agreement": 1.0, "student_steps": 1}
+    times = {"wall_seconds": 110.0, "first_step_at_seconds": 10.0, "distillation_seconds": 190.0}
+    counts = {"samples_inverted": 60, "samples_drawn": 2000, "inversion_seconds": 30.0}
+    found = figures(told | times | counts | {"gpu_utilization": 0.0})
+    assert (found["learned a second"], found["inverted a busy second"]) == (20.0, 2.0)
+    assert found["GPU, %"] == 0.0
+    assert "GPU memory, MiB" not in found
+
+
+def test_a_revision_tells_a_changed_tree() -> None:
+    assert revision({"git_revision": "0123456789"}) == "0123456"
+    assert revision({"git_revision": "0123456789-dirty"}) == "0123456+"
+    assert revision({"git_revision": None}) == "unknown"

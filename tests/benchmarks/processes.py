@@ -23,6 +23,8 @@ class Processes:
         self._root = psutil.Process(pid)
         self._seen: dict[int, tuple[str, float]] = {}
         self._gpu_busy: list[float] = []
+        self.gpu_peak_mebibytes: float | None = None
+        """Of the memory of all GPUs at any :meth:`look_at_gpus`; ``None``: there was none."""
         self.peak_mebibytes = 0.0
         """Of memory at any :meth:`weigh`; a page that several processes share counts once."""
 
@@ -43,13 +45,22 @@ class Processes:
         self.peak_mebibytes = max(self.peak_mebibytes, mebibytes)
 
     def look_at_gpus(self) -> None:
-        """Asks all GPUs how busy they are, whoever keeps them so; nothing happens without any."""
+        """Asks the machine's GPUs how busy and how full they are, whoever keeps them so."""
         if (program := shutil.which("nvidia-smi")) is None:
             return
-        query = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        query = "--query-gpu=utilization.gpu,memory.used"
+        answer = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         with suppress(ValueError):  # a part of a GPU does not say
-            self._gpu_busy += [float(percent) for percent in answer.stdout.split()]
+            rows = [[float(cell) for cell in row.split(",")] for row in answer.stdout.splitlines()]
+            busy, used = [row[0] for row in rows], sum(row[1] for row in rows)
+            self._gpu_busy += busy
+            if rows:
+                self.gpu_peak_mebibytes = max(self.gpu_peak_mebibytes or 0.0, used)
 
     @property
     def gpu_utilization(self) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from buffer.config import BufferTable
@@ -132,6 +133,7 @@ def test_the_environment_says_what_a_run_runs_on() -> None:
     assert set(told) == {"versions", "git_revision", "machine"}
     assert told["machine"]["cores"] > 0
     assert told["machine"]["memory_gibibytes"] > 0
+    assert torch.backends.cpu.get_cpu_capability() in told["machine"]["processor"]
     assert json.loads(json.dumps(told)) == told
 
 

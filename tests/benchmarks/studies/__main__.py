@@ -4,7 +4,7 @@ A study is a file ``questions/NAME.yaml``, see :class:`tests.benchmarks.studies.
 
     python -m tests.benchmarks.studies                what there is, and how much of it has been run
     python -m tests.benchmarks.studies run NAME       makes the runs that have no record yet;
-                                                      --again: all, and says what moved since
+                                                      --again: all, to say what moved since
     python -m tests.benchmarks.studies judge NAME     compares their students on synthetic images
     python -m tests.benchmarks.studies tables         writes docs/benchmarks.md
 
@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
+import sys
 
 from tests.benchmarks.studies.figures import on_pool
 from tests.benchmarks.studies.study import QUESTIONS, judge, records, run, study
@@ -46,6 +48,7 @@ def main() -> None:
     commands.add_parser("tables")
     options = parser.parse_args()
     if options.command == "run":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the run that is made ends, too
         run(options.study, options.seeds, options.arms, again=options.again)
     elif options.command == "judge":
         judge(options.study)

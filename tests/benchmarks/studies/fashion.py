@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from buffer.config import ModelSpec
-from buffer.models import NormalizedModel, build, to_bytes
+from buffer.models import NormalizedModel, autocast_dtype, build, to_bytes
 from deploy.report import write_atomically
 from distiller.augment import views
+from distiller.step import precision
 from tests.benchmarks.studies.study import SHARED
 
 EPOCHS, BATCH, PEAK_RATE = 4, 256, 6e-3
@@ -43,6 +44,8 @@ def teacher(spec: ModelSpec, folder: Path, seed: int) -> Path:
 
 def _train(model: NormalizedModel, images: Tensor, labels: Tensor) -> None:
     """Ordinary supervised training: AdamW, one-cycle rate, crops and flips."""
+    cpu = torch.device("cpu")
+    dtype = autocast_dtype("auto", cpu)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
     steps = EPOCHS * -(-len(images) // BATCH)
@@ -51,7 +54,7 @@ def _train(model: NormalizedModel, images: Tensor, labels: Tensor) -> None:
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(images)).split(BATCH):
             batch = views(images[chosen], padding=2, flip=True, mixup=0.0, generator=rng)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with precision(cpu, dtype):
                 outputs = model(batch)
             optimizer.zero_grad()
             F.cross_entropy(outputs.float(), labels[chosen]).backward()  # type: ignore[no-untyped-call]

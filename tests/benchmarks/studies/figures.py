@@ -12,6 +12,8 @@ Measures = dict[str, Callable[[Record], float]]
 NONE = float("nan")
 MOVED = 0.1
 """A figure of a shared machine has moved if it did so by more than this share."""
+MOVED_POINTS = 1.0
+"""An accuracy has moved if it did so by more points than this."""
 
 
 def on_pool(run: Record, *, without: str = "") -> float:
@@ -28,6 +30,16 @@ def on_pool(run: Record, *, without: str = "") -> float:
     return statistics.mean(values) if values else NONE
 
 
+def _number(run: Record, what: str) -> float:
+    value = run.get(what)
+    return NONE if value is None else float(value)
+
+
+def _distilling_seconds(run: Record) -> float:
+    """Of wall time, from the first step to the last one, whatever the number of workers."""
+    return float(run.get("wall_seconds", NONE) - run.get("first_step_at_seconds", NONE))
+
+
 COLUMNS: Measures = {
     "student": lambda run: run["student_accuracy"],
     "agreement": lambda run: run["agreement"],
@@ -36,13 +48,14 @@ COLUMNS: Measures = {
 COUNTS: Measures = {
     "inverted": lambda run: run["samples_inverted"],
     "steps": lambda run: run["student_steps"],
-    "inverted a second": lambda run: run["samples_inverted"] / run["inversion_seconds"],
-    "learned a second": lambda run: run.get("samples_drawn", NONE) / run["distillation_seconds"],
+    "inverted a busy second": lambda run: run["samples_inverted"] / run["inversion_seconds"],
+    "learned a second": lambda run: run.get("samples_drawn", NONE) / _distilling_seconds(run),
     "distiller idle, %": lambda run: 100 * run.get("distiller_idle_share", NONE),
     "first step, s": lambda run: run.get("first_step_at_seconds", NONE),
     "evaluation, s": lambda run: run.get("evaluation_seconds", NONE),
     "processor, s": lambda run: run.get("processor_seconds", {}).get("all", NONE),
-    "GPU, %": lambda run: run.get("gpu_utilization") or NONE,
+    "GPU, %": lambda run: _number(run, "gpu_utilization"),
+    "GPU memory, MiB": lambda run: _number(run, "gpu_peak_mebibytes"),
     "peak memory, MiB": lambda run: run.get("peak_mebibytes", NONE),
 }
 
@@ -54,9 +67,21 @@ def figures(run: Record) -> dict[str, float]:
 
 
 def moved(now: Mapping[str, float], before: Mapping[str, float]) -> str:
-    """A line that says which figures moved by more than a tenth, as ratios to what they were."""
-    ratios = {what: now[what] / before[what] for what in now if before.get(what)}
-    far = [f"{what} {ratio:.2f}" for what, ratio in ratios.items() if abs(ratio - 1) > MOVED]
-    if not ratios:
+    """A line that says which figures moved: accuracies by points, others as ratios to before.
+
+    Those that only one of the two has, or that were 0, are named.
+    """
+    if not before:
         return "there is no earlier run to compare with"
-    return f"times the last: {', '.join(far) or 'nothing moved by more than a tenth'}"
+    both = now.keys() & before.keys()
+    points = {what: now[what] - before[what] for what in COLUMNS if what in both}
+    ratios = {what: now[what] / before[what] for what in now if before.get(what) and what in both}
+    far = [f"{what} {by:+.2f}" for what, by in points.items() if abs(by) > MOVED_POINTS]
+    far += [
+        f"{what} {ratio:.2f}"
+        for what, ratio in ratios.items()
+        if what not in COLUMNS and abs(ratio - 1) > MOVED
+    ]
+    alone = sorted(now.keys() ^ before.keys() | {what for what in both if not before[what]})
+    said = f"times the last: {', '.join(far) or 'nothing moved'}"
+    return f"{said}; not compared: {', '.join(alone)}" if alone else said

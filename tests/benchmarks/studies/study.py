@@ -34,7 +34,7 @@ RUNS = ROOT / "runs" / "studies"
 SHARED = Path(os.environ.get("SSDKD_SHARED", ROOT.parent / "shared"))
 SSDKD = Path(sys.executable).with_name("ssdkd")
 LOOK_SECONDS = 2.0
-LEFT_OUT = ("config", "method", "seed", "interrupted", "error")
+LEFT_OUT = ("method", "seed", "interrupted", "error")
 """Of ``result.json``; the study says it, or nothing does."""
 
 
@@ -87,7 +87,8 @@ def run(name: str, seeds: Sequence[int], arms: Sequence[str], *, again: bool = F
         name: of a study.
         seeds: all of the study's, if there are none.
         arms: likewise.
-        again: makes those that have one, too, replaces it, and says what moved.
+        again: makes those that have one, too, and says what moved since. The record stays, and what
+            was judged by the run that it is of.
     """
     asked, done = study(name), records(name)
     if unknown := set(arms) - set(asked.arms):
@@ -95,14 +96,16 @@ def run(name: str, seeds: Sequence[int], arms: Sequence[str], *, again: bool = F
     for seed in seeds or asked.seeds:
         for arm in arms or asked.arms:
             before = done.get((arm, seed))
-            if again or before is None:
-                print(f"{name}: {arm}, seed {seed}", flush=True)
-                record = one_run(asked, arm, seed, RUNS / name)
-                write(name, {"arm": arm, "seed": seed, **record})
-                said = (f"{key} {value}" for key, value in record.items() if key in SAID)
-                print(", ".join(said), flush=True)
-                if before is not None:
-                    print(moved(figures(record), figures(before)), flush=True)
+            if before is not None and not again:
+                continue
+            print(f"{name}: {arm}, seed {seed}", flush=True)
+            record = one_run(asked, arm, seed, RUNS / (f"{name}-again" if before else name))
+            said = (f"{key} {value}" for key, value in record.items() if key in SAID)
+            print(", ".join(said), flush=True)
+            if before is None:
+                write(name, record)
+            else:
+                print(moved(figures(record), figures(before)), flush=True)
 
 
 SAID = ("student_accuracy", "agreement", "samples_inverted", "student_steps")
@@ -137,19 +140,25 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         ]
     )
     processes = Processes(process.pid)
-    while process.poll() is None:
-        processes.look()
-        processes.weigh()
-        processes.look_at_gpus()
-        time.sleep(LOOK_SECONDS)
+    try:
+        while process.poll() is None:
+            processes.look()
+            processes.weigh()
+            processes.look_at_gpus()
+            time.sleep(LOOK_SECONDS)
+    finally:
+        process.terminate()  # nobody measures beside what is left of an interrupted run
+        process.wait()
     if process.returncode != 0:
         raise SystemExit(f"the run in {out} failed with {process.returncode}")
     result = json.loads((out / "result.json").read_text())
     if result.get("controller_failure"):
         raise SystemExit(f"the run in {out} lost its controller: {result['controller_failure']}")
     return {
+        "arm": arm,
+        "seed": seed,
         "overrides": list(asked.arms[arm]),
-        **{key: value for key, value in result.items() if key not in LEFT_OUT},
+        **{key: value for key, value in without_paths(result).items() if key not in LEFT_OUT},
         "processor_seconds": {
             "synthesizers": processes.seconds("ray::SynthesizerService"),
             "distillers": processes.seconds("ray::RayTrainWorker"),
@@ -158,9 +167,16 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         },
         "peak_mebibytes": processes.peak_mebibytes,
         "gpu_utilization": processes.gpu_utilization,
+        "gpu_peak_mebibytes": processes.gpu_peak_mebibytes,
         "load_before": load_before,
         "machine": report.machine(),
     }
+
+
+def without_paths(result: Record) -> Record:
+    """The same, with ``$SHARED`` for the folder of teachers and test sets, ``.`` for this one."""
+    text = json.dumps(result).replace(str(SHARED), "$SHARED").replace(str(ROOT), ".")
+    return dict(json.loads(text))
 
 
 def configuration(asked: Study) -> Path:

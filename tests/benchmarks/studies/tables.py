@@ -100,9 +100,14 @@ def runs_table(by_arm: dict[str, Runs]) -> list[str]:
         for run in runs:
             cells = [shown(measure(run), 2) for measure in COLUMNS.values()]
             cells += [shown(COUNTS[what](run), 0) for what in counts]
-            revision = (run["git_revision"] or "unknown")[:7]
-            lines.append(f"| {arm} | {run['seed']} | `{revision}` | {' | '.join(cells)} |")
+            lines.append(f"| {arm} | {run['seed']} | `{revision(run)}` | {' | '.join(cells)} |")
     return lines
+
+
+def revision(run: Record) -> str:
+    """Seven digits of the commit; ``+`` behind them: something in the tree was changed."""
+    told = run["git_revision"] or "unknown"
+    return str(told[:7]) + "+" * told.endswith("-dirty")
 
 
 def measured(by_arm: dict[str, Runs]) -> list[str]:
@@ -136,11 +141,15 @@ def curve(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def time_to(goal: float, runs: Runs) -> str:
-    """Seconds until the mean accuracy of an arm first reaches a goal; ``-``: it does not."""
+    """Seconds until the mean accuracy of an arm first reaches a goal; ``-``: it does not.
+
+    No time before each of its runs was measured counts: what it reached then is not known.
+    """
     if not all("curve" in run for run in runs):
         return "-"
     seconds, accuracies = curve(runs)
-    reached = accuracies.mean(axis=0) >= goal - 1e-9
+    known = max(run["curve"][0][2] for run in runs) - 1e-9 <= SHARES
+    reached = known & (accuracies.mean(axis=0) >= goal - 1e-9)
     return f"{seconds[reached.argmax()]:.0f} s" if reached.any() else "-"
 
 

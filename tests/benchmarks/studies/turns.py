@@ -106,6 +106,7 @@ def by_turns(
         "student_steps": steps,
         "samples_inverted": info.inserted,
         **{f"{side}_seconds": spent for side, spent in seconds.items()},
+        "config": report.public(config),
         "versions": report.versions(),
         "git_revision": revision,
     }
