@@ -92,6 +92,7 @@ class DistillationStep:
             lr=table.learning_rate,
             momentum=table.momentum,
             weight_decay=table.weight_decay,
+            fused=True,
         )
 
     def __call__(
@@ -123,9 +124,11 @@ class DistillationStep:
             losses = losses + self._table.hint_weight * self._hints.losses()
         weights = to_device(batch.weights, self._device).float()
         loss = weighted_mean(losses, weights, mean=batch.weight_mean)
-        value = loss.item()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = loss.item()  # waits for a GPU, which has the backward pass to do by now
         self._check_loss(value, learning_rate)
-        self._descend(loss, learning_rate)
+        self._descend(learning_rate)
         return _measure(value, student_logits.detach(), teacher_logits, batch.weights)
 
     def check(self, batch: Batch) -> None:
@@ -190,11 +193,9 @@ class DistillationStep:
             logits: Tensor = self.teacher(images)
         return logits
 
-    def _descend(self, loss: Tensor, learning_rate: float) -> None:
+    def _descend(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         if self._average is not None:
             self._average.update()

@@ -27,6 +27,7 @@ def validate(config: DistillerFile) -> None:
     """
     _check_batch(config)
     _check_cached_logits(config)
+    _check_gpus(config)
     if config.evaluation.data is not None:
         EvaluationSet.load(config.evaluation, config.teacher)
 
@@ -154,4 +155,15 @@ def _check_cached_logits(config: DistillerFile) -> None:
             f"({table.flip}) and mixup ({table.mixup:g}): stored logits are of the image before "
             "augmentation, the student would learn wrong targets; set crop_padding 0, flip false "
             "and mixup 0, or recompute"
+        )
+
+
+def _check_gpus(config: DistillerFile) -> None:
+    table = config.distiller
+    workers = table.max_workers or table.workers
+    if workers > 1 and 0 < table.gpus <= 0.5:
+        raise ConfigError(
+            f"distiller.gpus ({table.gpus:g}) with {workers} workers: two of them would be put on "
+            "one GPU, where NCCL refuses to exchange their gradients; set distiller.workers 1, "
+            "which fills a GPU alone, or distiller.gpus 1"
         )

@@ -110,8 +110,9 @@ class Descent:
                 momentum=self._momentum,
             )
         result.total.backward()  # type: ignore[no-untyped-call]
-        losses = {"total": float(result.total.detach())}
-        losses |= {name: float(part) for name, part in result.parts.items()}
+        terms = {"total": result.total.detach(), **result.parts}
+        # One copy, for which a GPU is waited for once.
+        losses = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         self._taken += 1
         self._check_finite(losses)
         if self._kept is None or losses["total"] < self._kept.losses["total"]:

@@ -61,6 +61,10 @@ def test_cached_logits_pass_without_augmentation(make_config):
             "distiller.hint_layers (features.0) with teacher_logits (cached): the teacher sees no",
         ),
         (
+            ("distiller.gpus=0.5", "distiller.workers=2"),
+            "distiller.gpus (0.5) with 2 workers: two of them would be put on one GPU",
+        ),
+        (
             ("evaluation.data=/none.npz",),
             "evaluation.data (/none.npz): there is no such file",
         ),
