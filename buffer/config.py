@@ -145,7 +145,8 @@ class BufferTable(Table):
     """Samples needed before the first draw; default: the whole capacity."""
     selector: Literal["prioritized", "uniform", "fifo", "sequential"] = "prioritized"
     """How samples are drawn: by priority, all alike, the oldest first until each has been drawn
-    ``max_times_sampled`` times, or all in turn (for export)."""
+    ``max_times_sampled`` times, or all in turn (for export). The shipped methods of inversion take
+    the first two; the others are for programs that use the buffer alone, and own methods."""
     max_times_sampled: Positive = 1
     """Draws of a sample after which ``fifo`` takes it out."""
     eviction: Literal["oldest", "lowest_priority", "label_quota"] = "oldest"

@@ -41,7 +41,7 @@ def settings_of(table: type[Settings], kwargs: Mapping[str, Any]) -> Settings:
 
 
 def needs(config: SynthesizerFile) -> Requirements:
-    """Any selector and label mode; BatchNorm layers only if their moments are weighted."""
+    """Any label mode; BatchNorm layers only if their moments are weighted."""
     try:
         check_image_shape(config.teacher.image_shape)
         refused: tuple[str, ...] = ()
