@@ -36,8 +36,8 @@ docs: $(DEV) ## write from the code: docs/configuration.md, dashboards, Kubernet
 	$(BIN)/python deploy/prometheus/for_kubernetes.py \
 	  > deploy/kubernetes/components/monitoring/rules.yaml
 
-bench: $(DEV) ## measure; figures depend on the machine
-	set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
+bench: $(DEV) ## measure; figures depend on the machine. Lists the studies, which take hours
+	set -e; for file in $$(grep -l __main__ tests/benchmarks/*.py); do echo "== $$file"; \
 	  $(BIN)/python -m "tests.benchmarks.$$(basename "$$file" .py)"; done
 	$(BIN)/python -m tests.benchmarks.studies
 
