@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from buffer.addresses import redis_url
+from buffer.addresses import cluster_address, redis_url
 from buffer.connect import connect
 from buffer.errors import (
     ConfigError,
@@ -75,7 +75,8 @@ def run(
         display.enter("starting")
         stack.enter_context(cluster(config, environment))
         interrupt.listen()
-        check_nodes(config, url, out)
+        if cluster_address(config.run) is not None:  # this machine has been looked at
+            check_nodes(config, url, out)
         operation = Operation(
             config, url, replay, out, outcome, interrupt, resumes=resumes, environment=environment
         )
