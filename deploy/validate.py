@@ -6,6 +6,7 @@ Takes no cluster resource: neither Redis nor Ray is started.
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from deploy.fitting import Several, all_fit
 from distiller.service import validate as validate_distiller
 from distiller.validate import check_crops, check_hints
 from synthesizer.inverter import validate as validate_synthesizer
+
+logger = logging.getLogger(__name__)
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 LEAST_HUNDREDTHS = 10
@@ -152,9 +155,15 @@ def _fits_this_machine(config: PipelineConfig) -> None:
         config.synthesizer.gpus * config.synthesizer.actors
         + config.distiller.gpus * config.distiller.workers
     )
-    if gpus > torch.cuda.device_count():
+    if gpus > (there := torch.cuda.device_count()):
         raise ConfigError(
             f"synthesizer.gpus ({config.synthesizer.gpus:g}) and distiller.gpus "
             f"({config.distiller.gpus:g}) need {gpus:g} GPUs, this machine has "
-            f"{torch.cuda.device_count()}: the last service would wait forever"
+            f"{there}: the last service would wait forever"
+        )
+    if there > 0 and gpus == 0:
+        logger.warning(
+            "synthesizer.gpus (0) and distiller.gpus (0): this machine's GPUs (%d) stay idle; 0.5 "
+            "each shares one, with distiller.workers 1",
+            there,
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 from buffer.config import absolute_paths
 from buffer.errors import ConfigError, SsdkdError
@@ -95,6 +96,17 @@ def test_what_only_building_shows_is_refused_by_name(assignment: str, message: s
     config = absolute_paths(load(DEFAULT_CONFIG, [assignment]))
     with pytest.raises(SsdkdError, match=re.escape(message)):
         validate(config)
+
+
+def test_a_gpu_that_nobody_asks_for_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    validate(load(DEFAULT_CONFIG))
+    assert "this machine's GPUs (1) stay idle" in caplog.text
+    caplog.clear()
+    validate(load(DEFAULT_CONFIG, ["synthesizer.gpus=0.5", "distiller.gpus=0.5"]))
+    assert not caplog.text
 
 
 def test_weights_that_do_not_fit_list_the_first_layers(tmp_path: Path) -> None:
