@@ -133,15 +133,17 @@ def test_students_are_asked_about_each_runs_images(
     assert not np.array_equal(*pools)
 
 
-def test_a_seed_is_judged_if_the_folders_of_all_its_runs_are_at_hand(
-    digits: Callable[..., PipelineConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def own_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No questions, records and runs but a test's own."""
     for folder in ("QUESTIONS", "RECORDS", "RUNS"):
         monkeypatch.setattr(studies, folder, tmp_path / folder)
     studies.QUESTIONS.mkdir()
+
+
+def test_a_seed_is_judged_if_the_folders_of_all_its_runs_are_at_hand(
+    own_studies: None, digits: Callable[..., PipelineConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
     (studies.QUESTIONS / "toy.yaml").write_text(
         "{title: toy, question: which, config: digits, arms: {one: [], other: []}, pool: 30}"
     )
@@ -159,13 +161,12 @@ def test_a_seed_is_judged_if_the_folders_of_all_its_runs_are_at_hand(
 
 
 def test_a_run_is_recorded_once_with_all_its_settings_and_compared_when_made_again(
+    own_studies: None,
     digits: Callable[..., PipelineConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for folder in ("QUESTIONS", "RECORDS", "RUNS"):
-        monkeypatch.setattr(studies, folder, tmp_path / folder)
     monkeypatch.setattr(studies, "SHARED", tmp_path)
     weights = Path(str(digits().teacher.weights))
     shutil.copy(weights, tmp_path)
@@ -183,7 +184,6 @@ def test_a_run_is_recorded_once_with_all_its_settings_and_compared_when_made_aga
         "seeds": [5],
         "turns": {"steps": 2, "ratio": 1.0},
     }
-    studies.QUESTIONS.mkdir()
     (studies.QUESTIONS / "toy.yaml").write_text(json.dumps(asked))
     studies.run("toy", (), ())
     record = studies.records("toy")["one", 5]
