@@ -39,7 +39,8 @@ class RunTable(Table):
     steps: Positive | None = None
     """Budget of student steps."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Autocast of networks; ``auto`` takes bfloat16 where the hardware computes in it."""
+    """Autocast of networks; ``auto`` takes bfloat16 where the hardware computes in it. In float32 a
+    GPU's convolutions are TF32 where it has that, as is torch's default."""
     out: str = "runs/{name}"
     """Folder of the outputs; ``{name}`` is the run's name, no other braces."""
     ray_address: str | None = None

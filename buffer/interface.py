@@ -205,8 +205,9 @@ class Replay(Protocol):
     def set_params(self, params: SamplingParams) -> bool:
         """Puts parameters in force if their version is newer; says whether these are in force.
 
-        A change of ``samples_per_insert`` sets the limiter's balance to 0: neither side stalls for
-        the past.
+        A new ``samples_per_insert`` counts from now on: what was inserted has paid at the rate of
+        its time, and the limiter's balance stays, so that neither side stalls for the past, nor
+        gains by changes to and fro. It is 0 whenever the limiter is switched on or off.
         """
         ...
 

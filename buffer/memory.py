@@ -184,7 +184,8 @@ class InMemoryReplayBuffer:
         with self._lock:
             if params.version <= self._state.params.version:
                 return params == self._state.params
-            if params.samples_per_insert != self._state.params.samples_per_insert:
+            limited = self._state.params.samples_per_insert is not None
+            if limited != (params.samples_per_insert is not None):
                 self._state.limiter.balance = 0.0
             self._state.params = params
             return True

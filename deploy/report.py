@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions a result depends on."""
-    packages = ("ssdkd", "torch", "ray", "redis", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    """The versions a result depends on, of what is installed."""
+    found = {"python": platform.python_version()}
+    for name in ("ssdkd", "torch", "ray", "redis", "numpy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def git_revision() -> str | None:

@@ -75,8 +75,8 @@ class DistillerTable(Table):
     from its newest checkpoint. ``None``: always ``workers``."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of one worker; default: an even share of the machine among actors and workers."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs of one worker."""
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """GPU of one worker; a fraction lets a single worker share one with synthesizers."""
     max_waiting_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Give up with a clear error when for so long no batch could be drawn and nothing came in, or
     (after a minute at least) the workers have reported nothing: no node has room for them, say."""

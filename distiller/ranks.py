@@ -38,7 +38,8 @@ class Ranks:
         own = torch.tensor(values, dtype=torch.float64, device=self.device)
         received = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(received, own)
-        return [tensor.tolist() for tensor in received]
+        rows: list[list[float]] = torch.stack(received).tolist()
+        return rows
 
     def of_lead(self, own: float | None) -> float | None:
         """Rank 0's value. All ranks must call it equally often."""

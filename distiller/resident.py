@@ -56,8 +56,8 @@ class ResidentImages:
         rows = self._rows(batch.identities)
         self._take_in(batch, rows)
         images = self._images.index_select(0, to_device(rows, self._device))
-        strangers = ~same_names(self._names.take(rows), batch.identities)
-        if strangers.any():
+        strangers = np.flatnonzero(~same_names(self._names.take(rows), batch.identities))
+        if len(strangers):
             images[to_device(strangers, self._device)] = self._copy(batch.images[strangers])
         return images
 

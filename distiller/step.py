@@ -113,6 +113,7 @@ class DistillationStep:
         """
         self.check(batch)
         images = self._images(batch, crop)
+        weights = to_device(batch.weights, self._device).float()
         with self._hints or contextlib.nullcontext():
             teacher_logits = self._teacher_logits(batch, images)
             with precision(self._device, self._autocast):
@@ -122,14 +123,13 @@ class DistillationStep:
         )
         if self._hints is not None:
             losses = losses + self._table.hint_weight * self._hints.losses()
-        weights = to_device(batch.weights, self._device).float()
         loss = weighted_mean(losses, weights, mean=batch.weight_mean)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        value = loss.item()  # waits for a GPU, which has the backward pass to do by now
-        self._check_loss(value, learning_rate)
+        result = _measure(loss.detach(), student_logits.detach(), teacher_logits, batch.weights)
+        self._check_loss(result.loss, learning_rate)
         self._descend(learning_rate)
-        return _measure(value, student_logits.detach(), teacher_logits, batch.weights)
+        return result
 
     def check(self, batch: Batch) -> None:
         """Whether a step can be made with a batch.
@@ -202,13 +202,15 @@ class DistillationStep:
 
 
 def _measure(
-    loss: float, student_logits: Tensor, teacher_logits: Tensor, weights: NDArray[np.float64]
+    loss: Tensor, student_logits: Tensor, teacher_logits: Tensor, weights: NDArray[np.float64]
 ) -> StepResult:
-    kl = kl_divergence(student_logits, teacher_logits).cpu().numpy()
-    agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
+    kl = kl_divergence(student_logits, teacher_logits)
+    agreement = (student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().mean()
+    # One copy, for which a GPU is waited for once; it has the backward pass to do by now.
+    found = torch.cat([torch.stack([loss, agreement]), kl]).cpu().numpy()
     return StepResult(
-        loss=loss,
-        kl=kl,
-        agreement=agree.float().mean().item(),
-        priorities=weights * kl.astype(np.float64),
+        loss=float(found[0]),
+        kl=found[2:],
+        agreement=float(found[1]),
+        priorities=weights * found[2:].astype(np.float64),
     )

@@ -53,8 +53,8 @@ class SynthesizerTable(Table):
     somebody scales by hand."""
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs of one actor; default: an even share of the machine among actors and workers."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs of one actor; fractions let services share one."""
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """GPU of one actor; a fraction lets services share one."""
 
 
 class SynthesizerFile(SharedTables):

@@ -20,7 +20,7 @@ from synthesizer import terms
 from synthesizer.config import SynthesizerTable
 from synthesizer.methods import Context
 from synthesizer.modulation import modulation, normalize
-from synthesizer.statistics import LayerMoments, Recorded, at_least_float32
+from synthesizer.statistics import LayerMoments, Recorded, at_least_float32, joined, parted
 
 
 class Objective(NamedTuple):
@@ -94,10 +94,7 @@ def blend(
     """
     if averages is None or momentum == 0.0:
         return list(batch)
-    return [
-        LayerMoments(*(a.lerp(b, 1.0 - momentum) for a, b in zip(average, ours, strict=True)))
-        for average, ours in zip(averages, batch, strict=True)
-    ]
+    return parted(joined(averages).lerp(joined(batch), 1.0 - momentum), batch)
 
 
 def _teacher_pass(

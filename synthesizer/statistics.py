@@ -7,7 +7,7 @@ Letters in shapes: B batch, C channels of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -26,6 +26,20 @@ class LayerMoments(NamedTuple):
     """``[C]`` float32."""
     variance: Tensor
     """``[C]`` float32, biased (divided by the number of values, not one less)."""
+
+
+def joined(moments: Iterable[LayerMoments]) -> Tensor:
+    """Those of all layers in one vector, of which what follows is made in one operation each.
+
+    A GPU would spend more time on being told of dozens of small ones than on making them.
+    """
+    return torch.cat([part for layer in moments for part in layer])
+
+
+def parted(values: Tensor, like: Sequence[LayerMoments]) -> list[LayerMoments]:
+    """The inverse of :func:`joined`, for layers as wide as these."""
+    parts = iter(values.split_with_sizes([part.numel() for layer in like for part in layer]))
+    return [LayerMoments(*pair) for pair in zip(parts, parts, strict=True)]
 
 
 class Recorded(NamedTuple):

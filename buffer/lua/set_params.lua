@@ -22,7 +22,9 @@ end
 if attempt < last_attempt or (attempt == last_attempt and step < last_step) then
   return 0
 end
-if redis.call('HGET', PARAMS, 'samples_per_insert') ~= params.samples_per_insert then
+local limited, to_be_limited =
+  number(PARAMS, 'samples_per_insert'), tonumber(params.samples_per_insert)
+if (limited == nil) ~= (to_be_limited == nil) then
   redis.call('HSET', COUNTERS, 'balance', 0)
 end
 write_params(params)

@@ -46,6 +46,8 @@ from tests.benchmarks.studies.figures import moved
 from tests.benchmarks.studies.study import RECORDS
 
 BLOCKS = 7
+GPU_CALLS = 20
+"""In a block; a GPU is waited for once, at its end."""
 STORED = RECORDS / "floors.json"
 FLOOR = "floor"
 UNAUGMENTED = {"crop_padding": 0, "flip": False, "mixup": 0.0}
@@ -68,6 +70,8 @@ def inversion(config: PipelineConfig, device: torch.device) -> dict[str, Work]:
 
     def bare() -> None:
         for _ in range(settings.inner_steps):
+            latents.grad = None
+            generator.zero_grad()
             with precision(device, inverter.context.autocast):
                 images = generator(latents)
                 outputs = teacher.logits(images), student(images)
@@ -102,6 +106,7 @@ def distillation(config: PipelineConfig, device: torch.device) -> dict[str, Work
     autocast = inverter.context.autocast
 
     def bare() -> None:
+        trainer.pair.student.zero_grad()
         with precision(device, autocast):
             with torch.no_grad():
                 wanted: Tensor = trainer.pair.teacher(images)
@@ -129,17 +134,21 @@ def measure(side: str, name: str, device: torch.device, threads: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         works = SIDES[side](configured(name, Path(folder)), device)
     times: dict[str, list[float]] = {what: [] for what in works}
+    on_gpu = device.type == "cuda"
+    calls = GPU_CALLS if on_gpu else 1
     for work in works.values():
-        work()  # warms up
+        for _ in range(calls):
+            work()  # warms up
     print("ready", flush=True)
     sys.stdin.readline()
     for _ in range(BLOCKS):
         for what, work in works.items():
             begun = time.perf_counter()
-            work()
-            if device.type == "cuda":
+            for _ in range(calls):
+                work()
+            if on_gpu:
                 torch.cuda.synchronize()
-            times[what].append(time.perf_counter() - begun)
+            times[what].append((time.perf_counter() - begun) / calls)
     medians = {what: statistics.median(spent) for what, spent in times.items()}
     print(json.dumps(medians), flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
@@ -217,7 +226,8 @@ def main() -> None:
         return
     stored: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {}
     machine = report.machine()
-    where = ", ".join(machine["gpus"]) if options.device == "cuda" else machine["processor"]
+    on_gpu = torch.device(options.device).type == "cuda"
+    where = ", ".join(machine["gpus"]) if on_gpu else machine["processor"]
     config = load(CONFIGS / f"{options.config}.yaml", ["teacher.weights=x"])
     sizes = f"rounds of {config.synthesizer.batch_size}, steps of {config.distiller.batch_size}"
     key = f"{options.config}, {sizes}, on {where}, {options.threads} threads"

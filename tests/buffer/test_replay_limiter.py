@@ -156,22 +156,42 @@ def test_inserts_before_the_first_draw_are_not_counted(
         assert replay.info().balance == (30 if sequence == 3 else 0)
 
 
-def test_a_change_of_samples_per_insert_forgets_the_balance(
+def test_a_new_samples_per_insert_counts_from_now_on(
     make_replay: Make, make_samples: Samples
 ) -> None:
     replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=10)
     replay.sample(10)
     assert not draw(replay, 1)
     replay.set_params(SamplingParams(version=Version(1, 1), samples_per_insert=4.0))
-    assert replay.info().balance == 0
-    assert draw(replay, 10)
-    replay.set_params(
-        SamplingParams(version=Version(1, 2), samples_per_insert=4.0, uniform_share=0.5)
-    )
     assert replay.info().balance == -10
-    replay.set_params(SamplingParams(version=Version(1, 3), samples_per_insert=None))
+    assert not draw(replay, 1)
+    replay.insert(make_samples(5), producer="a", sequence=7)
+    assert replay.info().balance == 10
+    assert draw(replay, 20)
+
+
+def test_the_limiter_begins_anew_when_it_is_switched_on_or_off(
+    make_replay: Make, make_samples: Samples
+) -> None:
+    replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=10)
+    replay.sample(10)
+    replay.set_params(SamplingParams(version=Version(1, 1), samples_per_insert=None))
     assert draw(replay, 1000)
     assert replay.info().balance == 0
+    replay.set_params(SamplingParams(version=Version(1, 2), samples_per_insert=4.0))
+    assert draw(replay, 10)
+    assert replay.info().balance == -10
+    assert not draw(replay, 1)
+
+
+def test_changes_to_and_fro_admit_no_more_than_the_rates(
+    make_replay: Make, make_samples: Samples
+) -> None:
+    replay = warm(make_replay, make_samples, samples_per_insert=2.0, error_buffer=10)
+    replay.insert(make_samples(5), producer="a", sequence=7)
+    for decision, rate in enumerate((1.0, 2.0, 1.0), start=1):
+        replay.set_params(SamplingParams(version=Version(1, decision), samples_per_insert=rate))
+        assert not insert(replay, make_samples(1), producer="a", sequence=7 + decision)
 
 
 def test_a_permit_admits_an_insert_whatever_happened_since(

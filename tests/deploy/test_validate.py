@@ -88,7 +88,6 @@ def test_given_weights_are_left_alone(tmp_path: Path) -> None:
         ("synthesizer.method=magic", "synthesizer.method (magic)"),
         ("synthesizer.kwargs.inner_steps=0", "synthesizer.kwargs.inner_steps (0)"),
         ("synthesizer.cpus=99", "would wait forever"),
-        ("distiller.gpus=64", "would wait forever"),
         ("distiller.teacher_logits=cached", "distiller.teacher_logits"),
     ],
 )
@@ -96,6 +95,18 @@ def test_what_only_building_shows_is_refused_by_name(assignment: str, message: s
     config = absolute_paths(load(DEFAULT_CONFIG, [assignment]))
     with pytest.raises(SsdkdError, match=re.escape(message)):
         validate(config)
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SsdkdError, match=r"need 1\.5 GPUs, this machine has 1: .* wait forever"):
+        validate(load(DEFAULT_CONFIG, ["synthesizer.gpus=0.5", "distiller.gpus=1"]))
+
+
+@pytest.mark.parametrize("service", ["synthesizer", "distiller"])
+def test_a_process_asks_for_one_gpu_at_most(service: str) -> None:
+    with pytest.raises(SsdkdError, match=rf"{service}\.gpus \(2\)"):
+        load(DEFAULT_CONFIG, [f"{service}.gpus=2"])
 
 
 def test_a_gpu_that_nobody_asks_for_is_told_of(

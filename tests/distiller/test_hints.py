@@ -31,6 +31,15 @@ def test_distances_are_of_rows_of_length_one() -> None:
     torch.testing.assert_close(distances(ours, theirs), torch.tensor([2.0, 4.0, 0.0]))
 
 
+def test_a_row_of_zeros_has_a_finite_gradient() -> None:
+    ours = torch.zeros(1, 2, 3, requires_grad=True)
+    found = distances(ours, torch.ones(1, 2, 3))
+    found.sum().backward()
+    assert found.item() == 2.0
+    assert ours.grad is not None
+    assert ours.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["features", "attention"])
 def test_as_many_numbers_of_another_shape_are_refused(kind: HintKind) -> None:
     student, teacher = (

@@ -512,6 +512,35 @@ def test_a_checkpoint_holds_the_random_state_of_the_gpu(make_config, make_replay
     assert torch.equal(torch.rand(3, device=device), expected)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            ],
+        ),
+    ],
+)
+def test_a_training_with_crops_blends_and_hints_goes_on(kind, make_config, make_replay, tmp_path):
+    config = make_config(
+        "distiller.mixup=0.5", "distiller.hint_layers=[features.0]", "student.kwargs={width: 4}"
+    )
+    replay, device = make_replay(config), torch.device(kind)
+    first = Trainer(config, replay, attempt=1, device=device)
+    first.step(replay.sample(16), learning_rate=0.1, crop=(4, 4))
+    checkpoint.save(tmp_path, first.pair.weights(), first.state_dict())
+    student, state = checkpoint.load(tmp_path)
+    second = _resumed(config, replay, state, student, attempt=2, device=device)
+    result = second.step(replay.sample(16), learning_rate=0.1)
+    assert result.kl.shape == (16,)
+    assert np.isfinite(result.priorities).all()
+    assert {each.device.type for each in second.pair.student.parameters()} == {kind}
+
+
 def test_a_checkpoint_of_another_student_is_refused(make_config, make_replay):
     config = make_config()
     trainer = Trainer(config, make_replay(config), attempt=2)

@@ -22,7 +22,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from buffer.parsing import Table
 from deploy import report
 from deploy.config import CONFIGS, load
-from deploy.validate import with_teacher
 from tests.benchmarks.processes import Processes
 from tests.benchmarks.studies.figures import Record, figures, moved, on_pool
 from tests.benchmarks.studies.pool import agreements
@@ -126,6 +125,8 @@ def one_run(asked: Study, arm: str, seed: int, folder: Path) -> Record:
         seed: of the run, and of its teacher if that is trained for it.
         folder: takes the run's outputs, and the teacher.
     """
+    from deploy.validate import with_teacher  # needs Ray, which other benchmarks do without
+
     out, sets = folder / f"{arm}-{seed}", overrides(asked, arm, seed)
     (teachers := folder / f"teacher-{seed}").mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)  # what an interrupted run has learned, and its pool

@@ -44,6 +44,7 @@ def by_turns(
     *,
     steps: int,
     ratio: float,
+    device: torch.device = CPU,
     watch: Callable[[Trainer, int], None] = lambda trainer, step: None,
 ) -> dict[str, Any]:
     """A whole training.
@@ -53,6 +54,7 @@ def by_turns(
         out: takes what a run leaves.
         steps: of the student.
         ratio: student steps per round, once the buffer has its least size.
+        device: of both.
         watch: is shown the training after each step, and told how many those are.
 
     Returns:
@@ -67,11 +69,11 @@ def by_turns(
             config,
             replay,
             producer="synthesizer-0",
-            device=CPU,
+            device=device,
             seed=config.run.seed,
             checkpoint=out / "checkpoints" / "synthesizer-0.pt",
         )
-        trainer = Trainer(config, replay, attempt=1)
+        trainer = Trainer(config, replay, attempt=1, device=device)
 
         def make_round() -> None:
             begun = time.perf_counter()
@@ -101,7 +103,7 @@ def by_turns(
     report.write_config(config, out)
     (out / "student.safetensors").write_bytes(to_bytes(trainer.pair.average.model))
     test = EvaluationSet.load(config.evaluation, config.teacher)
-    found = test.compare(trainer.pair.teacher, trainer.pair.average.model)
+    found = test.compare(trainer.pair.teacher, trainer.pair.average.model, device=device)
     return found | {
         "student_steps": steps,
         "samples_inverted": info.inserted,
@@ -130,10 +132,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--ratio", type=float, required=True)
+    parser.add_argument("--device", type=torch.device, default="cpu")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     config = load(options.config, options.set)
-    result = by_turns(config, options.out, steps=options.steps, ratio=options.ratio)
+    work = {"steps": options.steps, "ratio": options.ratio, "device": options.device}
+    result = by_turns(config, options.out, **work)
     report.write_result(result, options.out)
 
 
