@@ -13,7 +13,7 @@ from buffer.batches import Draws, schema_of
 from buffer.codec import prepare
 from buffer.config import BufferTable
 from buffer.items import Item, Items
-from buffer.limiter import Limiter
+from buffer.limiter import Limiter, carried_over
 from buffer.params import SamplingParams
 from buffer.priorities import importance_weights, mean_weight
 from buffer.progress import StudentProgress
@@ -71,7 +71,7 @@ class Contents:
         """Adds what fits of a snapshot to contents that are empty; how many samples."""
         counters = archive.meta.counters
         self.counts.update({name: int(counters[name]) for name in COUNTED})
-        self.limiter.balance = counters["balance"]
+        self.limiter.balance = carried_over(counters["balance"], self.limiter.error_buffer)
         self.limiter.warm = bool(counters["warm"])
         self.items.inserted = int(counters["inserted"])
         self.items.evicted = int(counters["evicted"])

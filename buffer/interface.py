@@ -207,7 +207,7 @@ class Replay(Protocol):
 
         A new ``samples_per_insert`` counts from now on: what was inserted has paid at the rate of
         its time, and the limiter's balance stays, so that neither side stalls for the past, nor
-        gains by changes to and fro. It is 0 whenever the limiter is switched on or off.
+        gains by changes to and fro. It is set to 0 when the limiter is switched on or off.
         """
         ...
 

@@ -11,7 +11,10 @@ Why the two sides cannot stall each other, whatever the sizes of inserts and dra
 <= 0 inserts are always admitted, at a balance >= 0 draws are. Permits that other producers hold
 count as inserted; they lapse, so a dead producer holds nobody up for longer than its lease.
 
-This is the limiter of the buffer in memory; ``lua/prelude.lua`` has the same rules.
+An insert pays the rate of its time. The balance is set to 0 when the limiter is switched on or off
+(``samples_per_insert`` is ``None``).
+
+This is the limiter of the buffer in memory; ``lua/limiter.lua`` has the same rules.
 """
 
 from __future__ import annotations
@@ -20,6 +23,11 @@ from dataclasses import dataclass, field
 
 RETRY_SECONDS = 0.05
 FILLING_RETRY_SECONDS = 0.25
+
+
+def carried_over(balance: float, error_buffer: float) -> float:
+    """An earlier run's balance, within this one's ``error_buffer``: nobody waits for long."""
+    return max(-error_buffer, min(balance, error_buffer))
 
 
 @dataclass

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from buffer.answers import COMMITTED, LOADED, Dumped
 from buffer.archive import CHUNK_ITEMS, ITEM, Archive, Chunk, Meta
-from buffer.batches import identity_array
+from buffer.batches import DEFAULT_ERROR_BUFFER, identity_array
 from buffer.codec import rename
 from buffer.config import BufferTable
+from buffer.limiter import carried_over
 from buffer.payloads import Payloads
 from buffer.priorities import COHORTS, OLDEST_COHORT, cohorts_behind
 from buffer.scripts import Scripts
@@ -93,6 +94,7 @@ def _start(
         **{name: 0 for name in ("size", "probe_size", "free", "cursor", "queue_used")},
         "head": head,
         "probe_head": probes % max(1, table.probe_capacity),
+        "balance": carried_over(saved["balance"], table.error_buffer or DEFAULT_ERROR_BUFFER),
     }
     return {name: f"{value:.17g}" for name, value in {**saved, **own}.items()}
 

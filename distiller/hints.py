@@ -49,11 +49,16 @@ COMPARED: dict[HintKind, Callable[[Tensor], Tensor]] = {
 """What is compared of a layer, by kind."""
 
 
+SHORTEST = 1e-15
+"""Lengths below this are none: their product would be lost in float32."""
+
+
 def distances(ours: Tensor, theirs: Tensor) -> Tensor:
     """``[B]``: squared distances in [0, 4] but for rounding, once every row has the length 1.
 
     ``|a / |a| - b / |b||^2 = 2 - 2 cos(a, b)``, whose right side takes fewer passes over the
-    activations: a third of the time, or less. A row of zeros is at right angles to all others.
+    activations: a third of the time, or less. A row that is as good as zero is at right angles to
+    every other.
 
     Args:
         ours: ``[B, ...]``.
@@ -65,11 +70,14 @@ def distances(ours: Tensor, theirs: Tensor) -> Tensor:
     if ours.shape != theirs.shape:
         shapes = f"{tuple(ours.shape)} for the student, {tuple(theirs.shape)} for the teacher"
         raise RuntimeError(f"{shapes}, the batch included")
-    # Channels last, as they lie in memory: another order would take copies.
-    own, other = (each.movedim(1, -1).flatten(1).float() for each in (ours, theirs))
-    lengths = torch.linalg.vector_norm(own, dim=1) * torch.linalg.vector_norm(other, dim=1)
-    cosine: Tensor = torch.linalg.vecdot(own, other) / torch.where(lengths > 0.0, lengths, 1.0)
-    return 2.0 - 2.0 * cosine
+    # Images' channels last, as they lie in memory: another order would take copies.
+    last = 1 if ours.dim() == 4 else -1
+    own, other = (each.movedim(last, -1).flatten(1).float() for each in (ours, theirs))
+    length, other_length = (torch.linalg.vector_norm(each, dim=1) for each in (own, other))
+    something = torch.minimum(length, other_length) > SHORTEST
+    cosine = torch.linalg.vecdot(own, other) / torch.where(something, length * other_length, 1.0)
+    distance: Tensor = 2.0 - 2.0 * cosine
+    return distance
 
 
 class Hints:

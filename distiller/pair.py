@@ -64,10 +64,7 @@ def build_pair(config: DistillerFile, *, ranks: Ranks, device: torch.device) -> 
         student, averaged = (_placed(build(config.student), device) for _ in range(2))
     teacher = _placed(build(config.teacher), device).eval().requires_grad_(False)
     student.train()
-    # Without its broadcasts: a student in training reads no running moments, others see rank 0's.
-    trained = (
-        DistributedDataParallel(student, broadcast_buffers=False) if ranks.size > 1 else student
-    )
+    trained = DistributedDataParallel(student) if ranks.size > 1 else student
     average = StudentAverage(student, averaged, steps=config.distiller.average_steps)
     return Pair(teacher, student, trained, average)
 

@@ -25,7 +25,10 @@ def batchnorm_moments(pairs: Iterable[tuple[LayerMoments, LayerMoments]]) -> Ten
         pairs: (batch moments, running moments) of each layer, ``[C_l]`` each.
 
     Returns:
-        A scalar >= 0. Not averaged over layers, of which there must be one.
+        A scalar >= 0. Not averaged over layers.
+
+    Raises:
+        ValueError: there is no layer.
     """
     batch, running = zip(*pairs, strict=True)
     squares = (joined(batch) - joined(running)).square()
@@ -38,7 +41,8 @@ def batchnorm_moments(pairs: Iterable[tuple[LayerMoments, LayerMoments]]) -> Ten
 @lru_cache(maxsize=8)
 def _rows(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """0 as often as the first size says, then 1 as often as the second, and so on."""
-    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+    with torch.inference_mode(False):  # whatever the first caller's: others differentiate
+        return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
 
 def task(teacher_logits: Tensor, labels: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ tenth with each update. Convergence itself needs a product below 1."""
 
 RATE_RANGE = 2.0
 """Largest factor between an arm's samples_per_insert and the configured one. The limiter stalls
-nobody at any rate, and a change forgives both sides their debt; but arms far away would void the
-bound on reuse that was configured."""
+nobody at any rate, nor does a change; but arms far away would void the bound on reuse that was
+configured."""
 
 DRAWING = frozenset(
     {
@@ -78,7 +78,7 @@ def choose(settings: FixedSettings, start: SamplingParams, *, uniform: bool) -> 
 
     Raises:
         ConfigError: a configured arm changes nothing, changes something without effect, or sets a
-            parameter to a value that is impossible or could stall the limiter.
+            parameter to a value that is impossible or far from the configured rate.
     """
     if not isinstance(settings, RandomSettings):
         return (Arm("start"),)

@@ -22,9 +22,9 @@ end
 if attempt < last_attempt or (attempt == last_attempt and step < last_step) then
   return 0
 end
-local limited, to_be_limited =
+local rate, new_rate =
   number(PARAMS, 'samples_per_insert'), tonumber(params.samples_per_insert)
-if (limited == nil) ~= (to_be_limited == nil) then
+if (rate == nil) ~= (new_rate == nil) then  -- the limiter is switched on or off
   redis.call('HSET', COUNTERS, 'balance', 0)
 end
 write_params(params)

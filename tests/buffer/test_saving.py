@@ -147,6 +147,21 @@ def test_into_a_larger_buffer_samples_take_their_ages_along(
     assert max(old) == pytest.approx(min(chances(large).values()) * 0.7 ** -(14 - 7), rel=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "anew"), [("memory", {}), ("redis", {"fresh": True})])
+def test_nobody_waits_longer_than_the_new_error_buffer_says(
+    make: Make, make_samples: Samples, tmp_path: Path, kind: str, anew: dict[str, bool]
+) -> None:
+    saved = make(kind, **TABLE, samples_per_insert=1.0, error_buffer=1000.0)
+    for sequence in range(4):
+        saved.insert(make_samples(4), producer="a", sequence=sequence)
+    saved.sample(400)
+    assert saved.info().balance < -300
+    saved.snapshot(tmp_path / "far-behind.zip")
+    restored = make(kind, **anew, **TABLE, samples_per_insert=1.0, error_buffer=30.0)
+    restored.restore(tmp_path / "far-behind.zip")
+    assert restored.info().balance == -30
+
+
 @pytest.mark.parametrize("eviction", ["lowest_priority", "label_quota"])
 def test_other_evictions_go_on_after_a_restore(
     make: Make,

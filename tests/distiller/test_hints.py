@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distiller.config import HintKind
 from distiller.hints import Hints, attention, distances, features
@@ -31,13 +32,25 @@ def test_distances_are_of_rows_of_length_one() -> None:
     torch.testing.assert_close(distances(ours, theirs), torch.tensor([2.0, 4.0, 0.0]))
 
 
-def test_a_row_of_zeros_has_a_finite_gradient() -> None:
-    ours = torch.zeros(1, 2, 3, requires_grad=True)
-    found = distances(ours, torch.ones(1, 2, 3))
+@pytest.mark.parametrize("ours", [0.0, 1e-37, 1e-21, 1e-10, 1.0])
+@pytest.mark.parametrize("theirs", [0.0, 1e-21, 1.0])
+def test_rows_of_next_to_nothing_have_finite_gradients(ours: float, theirs: float) -> None:
+    own = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).mul(ours).requires_grad_()
+    found = distances(own, torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]) * theirs)
     found.sum().backward()
-    assert found.item() == 2.0
-    assert ours.grad is not None
-    assert ours.grad.isfinite().all()
+    expected = 2.0 if min(ours, theirs) < 1e-15 else 2.0 - 2.0 * 20.0 / 30.0
+    assert found.item() == pytest.approx(expected)
+    assert own.grad is not None
+    assert own.grad.isfinite().all()
+
+
+def test_channels_count_alike_wherever_they_lie_in_memory() -> None:
+    ours, theirs = torch.rand(2, 3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    apart = (each.contiguous(memory_format=torch.channels_last) for each in (ours, theirs))
+    rows = (F.normalize(each.flatten(1), dim=1) for each in (ours, theirs))
+    expected = torch.cdist(*rows).diagonal().square()
+    torch.testing.assert_close(distances(*apart), expected)
+    torch.testing.assert_close(distances(ours, theirs), expected)
 
 
 @pytest.mark.parametrize("kind", ["features", "attention"])

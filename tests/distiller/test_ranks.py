@@ -50,7 +50,6 @@ print(json.dumps({
     "tally": trainer.tally.as_dict(),
     "saved": saved,
     "student": hashlib.sha256(b"".join(parameters)).hexdigest(),
-    "means": trainer.pair.student.network.features[1].running_mean.tolist(),
     "published": replay.progress() is not None,
     "updates": replay.info().updates.applied,
 }))

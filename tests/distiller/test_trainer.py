@@ -535,10 +535,15 @@ def test_a_training_with_crops_blends_and_hints_goes_on(kind, make_config, make_
     checkpoint.save(tmp_path, first.pair.weights(), first.state_dict())
     student, state = checkpoint.load(tmp_path)
     second = _resumed(config, replay, state, student, attempt=2, device=device)
-    result = second.step(replay.sample(16), learning_rate=0.1)
-    assert result.kl.shape == (16,)
-    assert np.isfinite(result.priorities).all()
+    batch = replay.sample(16)
+    expected, result = (each.step(batch, learning_rate=0.1) for each in (first, second))
+    np.testing.assert_allclose(result.kl, expected.kl, rtol=1e-4, atol=1e-5)
+    assert result.loss == pytest.approx(expected.loss, rel=1e-4)
     assert {each.device.type for each in second.pair.student.parameters()} == {kind}
+    for ours, theirs in zip(
+        first.pair.student.parameters(), second.pair.student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_a_checkpoint_of_another_student_is_refused(make_config, make_replay):
