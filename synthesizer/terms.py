@@ -25,12 +25,12 @@ def batchnorm_moments(pairs: Iterable[tuple[LayerMoments, LayerMoments]]) -> Ten
         pairs: (batch moments, running moments) of each layer, ``[C_l]`` each.
 
     Returns:
-        A scalar >= 0. Not averaged over layers.
-
-    Raises:
-        ValueError: there is no layer.
+        A scalar >= 0; 0 for no layers. Not averaged over layers.
     """
-    batch, running = zip(*pairs, strict=True)
+    layers = list(pairs)
+    if not layers:
+        return torch.zeros(())
+    batch, running = zip(*layers, strict=True)
     squares = (joined(batch) - joined(running)).square()
     rows = _rows(tuple(part.numel() for layer in batch for part in layer), squares.device)
     sums = squares.new_zeros(2 * len(batch)).index_add(0, rows, squares)

@@ -54,6 +54,10 @@ def test_batchnorm_term_of_equal_moments_is_zero_with_a_finite_gradient() -> Non
     assert batch.mean.grad.isfinite().all()
 
 
+def test_batchnorm_term_of_no_layers_is_zero() -> None:
+    assert batchnorm_moments([]).item() == 0.0
+
+
 def test_task_is_the_negative_log_probability_of_the_label_per_sample() -> None:
     outputs, labels = logits(1), torch.tensor([0, 1, 2, 3, 4, 0])
     expected = -log_softmax(outputs.numpy(), axis=1)[np.arange(6), labels.numpy()]

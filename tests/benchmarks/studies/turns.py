@@ -136,8 +136,13 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     config = load(options.config, options.set)
-    work = {"steps": options.steps, "ratio": options.ratio, "device": options.device}
-    result = by_turns(config, options.out, **work)
+    result = by_turns(
+        config,
+        options.out,
+        steps=options.steps,
+        ratio=options.ratio,
+        device=options.device,
+    )
     report.write_result(result, options.out)
 
 
